@@ -1,0 +1,149 @@
+//! How an API key is judged: format and checksum, then the record, then the secret,
+//! and only then where the key stands in its life. What is true of a key is said to
+//! nobody but a holder of its secret.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::auth::authenticate::{Answer, Authenticate};
+use crate::clock::Timestamp;
+use crate::credential::Credential;
+use crate::identity::Identity;
+use crate::keys::{
+    ApiKeys, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared, StoreError, parse,
+};
+use crate::pending::Pending;
+use crate::rejection::{Cause, Reason, Rejection};
+
+type Found = Result<Option<Arc<KeyRecord>>, StoreError>;
+type Verdict = Result<Identity, Rejection>;
+
+impl<S: KeyStore> Authenticate for ApiKeys<S> {
+    fn authenticate(&self, credential: &Credential, now: Timestamp) -> Answer {
+        let key = credential.expose();
+        if !self.claims(key) {
+            return Answer::NotMine;
+        }
+        let look = &self.shared.look;
+        let id = match look.read(key) {
+            Ok(id) => id,
+            Err(cause) => return Answer::Mine(Err(invalid(cause)).into()),
+        };
+        let Some(found) = self.shared.store.find_now(id) else {
+            let (shared, key) = (Arc::clone(&self.shared), Zeroizing::new(Box::from(key)));
+            return Answer::Mine(Pending::later(look_up(shared, id, key, now)));
+        };
+        match look.judge(key, found, now) {
+            Ok(record) if look.is_outdated(&record) => {
+                let (shared, key) = (Arc::clone(&self.shared), Zeroizing::new(Box::from(key)));
+                Answer::Mine(Pending::later(renew(shared, record, key)))
+            }
+            Ok(record) => Answer::Mine(Ok(record.identity(&look.source).clone()).into()),
+            Err(rejection) => Answer::Mine(Err(rejection).into()),
+        }
+    }
+
+    fn claims(&self, text: &[u8]) -> bool {
+        text.starts_with(self.shared.look.prefix.as_bytes())
+    }
+}
+
+impl Look {
+    /// The id of a key of ours, if it is one by format and checksum.
+    fn read(&self, key: &[u8]) -> Result<KeyId, Cause> {
+        let parsed = parse(key)?;
+        if !self.heads.iter().any(|head| head.as_bytes() == parsed.head) {
+            return Err(Cause::KeyOfAnotherSpace);
+        }
+        Ok(parsed.id)
+    }
+
+    /// The verdict on a key, given what the store had under its id.
+    fn judge(&self, key: &[u8], found: Found, now: Timestamp) -> Result<Arc<KeyRecord>, Rejection> {
+        let found = found.map_err(|_| unavailable(Cause::StoreUnavailable, now))?;
+        // An unknown id costs the same MAC and the same comparison as a wrong secret.
+        let Some(record) = found else {
+            let _ = self.peppers.mac(key) == KeyMac::DUMMY;
+            return Err(invalid(Cause::KeyUnknown));
+        };
+        let Some(mac) = self.peppers.mac_under(record.pepper_version, key) else {
+            return Err(Rejection::new(Reason::Internal, Cause::PepperUnknown));
+        };
+        if mac != record.mac {
+            return Err(invalid(Cause::KeySecret));
+        }
+        let (reason, cause) = match record.state(now) {
+            KeyState::Active => return Ok(record),
+            KeyState::Scheduled => (Reason::CredentialNotYetValid, Cause::KeyNotYetValid),
+            KeyState::Expired => (Reason::CredentialExpired, Cause::KeyExpired),
+            KeyState::Disabled => (Reason::CredentialRevoked, Cause::KeyDisabled),
+            KeyState::Revoked => (Reason::CredentialRevoked, Cause::KeyRevoked),
+        };
+        Err(Rejection::new(reason, cause))
+    }
+
+    fn is_outdated(&self, record: &KeyRecord) -> bool {
+        record.pepper_version != self.peppers.current_version()
+    }
+}
+
+/// Judges a key whose record must be waited for.
+async fn look_up<S: KeyStore>(
+    shared: Arc<Shared<S>>,
+    id: KeyId,
+    key: Zeroizing<Box<[u8]>>,
+    now: Timestamp,
+) -> Verdict {
+    let found = within(shared.look.store_timeout, shared.store.find(id))
+        .await
+        .ok_or_else(|| unavailable(Cause::StoreTimeout, now))?;
+    let record = shared.look.judge(&key, found, now)?;
+    if shared.look.is_outdated(&record) {
+        return renew(shared, record, key).await;
+    }
+    Ok(record.identity(&shared.look.source).clone())
+}
+
+/// Makes the MAC of a good key anew under the current pepper. The key is good
+/// whether that succeeds or not; if it does not, its next use tries again.
+async fn renew<S: KeyStore>(
+    shared: Arc<Shared<S>>,
+    record: Arc<KeyRecord>,
+    key: Zeroizing<Box<[u8]>>,
+) -> Verdict {
+    let look = &shared.look;
+    let mut renewed = KeyRecord::clone(&record);
+    renewed.mac = look.peppers.mac(&key);
+    renewed.pepper_version = look.peppers.current_version();
+    renewed.revision = record.revision.saturating_add(1);
+    drop(key);
+    if !matches!(
+        within(look.store_timeout, shared.store.update(renewed)).await,
+        Some(Ok(_))
+    ) {
+        tracing::warn!(target: "tollgate", id = %record.id, "a key stays under an old pepper");
+    }
+    Ok(record.identity(&look.source).clone())
+}
+
+/// The answer, or nothing if it takes too long. Without tokio's timer it may take as
+/// long as it likes.
+async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Some(answer.await);
+    }
+    tokio::time::timeout(limit, answer).await.ok()
+}
+
+fn invalid(cause: Cause) -> Rejection {
+    Rejection::new(Reason::CredentialInvalid, cause)
+}
+
+/// A wait of one to three seconds, so that clients do not come back all at once.
+fn unavailable(cause: Cause, now: Timestamp) -> Rejection {
+    let jitter = Duration::from_secs(now.unix_nanos() / 1_000 % 3);
+    Rejection::new(Reason::VerifierUnavailable, cause)
+        .with_retry_after(Duration::from_secs(1) + jitter)
+}

@@ -1,0 +1,72 @@
+//! [`Authenticate`]: turns what was shown into who it is.
+
+use std::fmt;
+
+use crate::clock::Timestamp;
+use crate::credential::Credential;
+use crate::identity::Identity;
+use crate::pending::Pending;
+use crate::rejection::Rejection;
+
+/// Turns a credential into an [`Identity`].
+///
+/// Whether a credential is *mine* is decided by its shape, at once. Once claimed, it
+/// is not passed on: an authenticator that refuses is the last that was asked, so a
+/// credential is never tried as something else.
+pub trait Authenticate: Send + Sync + 'static {
+    /// Judges a credential. It is well-formed, and shorter than the cap of the
+    /// layer.
+    fn authenticate(&self, credential: &Credential, now: Timestamp) -> Answer;
+
+    /// Whether a text that was found in a URI is one of mine, by its shape.
+    fn claims(&self, text: &[u8]) -> bool;
+
+    /// Asks this one first, and `other` about what this one does not claim.
+    fn or<O: Authenticate>(self, other: O) -> Or<Self, O>
+    where
+        Self: Sized,
+    {
+        Or {
+            first: self,
+            second: other,
+        }
+    }
+}
+
+/// What an [`Authenticate`] has to say about a credential.
+#[expect(clippy::exhaustive_enums, reason = "a credential is mine or it is not")]
+pub enum Answer {
+    /// By its shape it is somebody else's.
+    NotMine,
+    /// It is mine; this is, or will be, the verdict.
+    Mine(Pending<Result<Identity, Rejection>>),
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMine => f.write_str("NotMine"),
+            Self::Mine(pending) => f.debug_tuple("Mine").field(pending).finish(),
+        }
+    }
+}
+
+/// Two authenticators behind one door: see [`Authenticate::or`].
+#[derive(Clone, Debug)]
+pub struct Or<A, B> {
+    first: A,
+    second: B,
+}
+
+impl<A: Authenticate, B: Authenticate> Authenticate for Or<A, B> {
+    fn authenticate(&self, credential: &Credential, now: Timestamp) -> Answer {
+        match self.first.authenticate(credential, now) {
+            Answer::NotMine => self.second.authenticate(credential, now),
+            mine @ Answer::Mine(_) => mine,
+        }
+    }
+
+    fn claims(&self, text: &[u8]) -> bool {
+        self.first.claims(text) || self.second.claims(text)
+    }
+}

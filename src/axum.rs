@@ -1,0 +1,52 @@
+//! For axum: [`Identity`] as an extractor, [`Rejection`] as a response.
+//!
+//! `Identity` is for handlers that need to know who calls; `Option<Identity>` is for
+//! those behind an optional door, and is `None` for anonymous callers. A handler that
+//! no `AuthLayer` covers answers 500 to both, and the log names the fix.
+
+use axum::extract::{FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use axum::response::IntoResponse;
+use http::request::Parts;
+use http::{Extensions, Response, Uri};
+
+use crate::auth::with_query;
+use crate::body::Body;
+use crate::context::{Anonymous, caller};
+use crate::identity::Identity;
+use crate::rejection::Rejection;
+use crate::respond::Voice;
+
+impl<S: Sync> FromRequestParts<S> for Identity {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+        caller(&parts.extensions, "a handler").cloned()
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for Identity {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Rejection> {
+        if parts.extensions.get::<Anonymous>().is_some() {
+            return Ok(None);
+        }
+        caller(&parts.extensions, "a handler").map(|identity| Some(identity.clone()))
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> axum::response::Response {
+        self.log();
+        let response: Response<_> = Voice::default().answer_or_leave_to_door(self);
+        response.map(Body::<axum::body::Body>::full).into_response()
+    }
+}
+
+/// Redacts the copy of the URI that the router keeps, which has the prefixes of
+/// nested routers and the same query.
+pub(crate) fn redact_uri(extensions: &mut Extensions, redacted: &Uri) {
+    if let Some(OriginalUri(original)) = extensions.get_mut::<OriginalUri>() {
+        *original = with_query(original, redacted.query().unwrap_or_default());
+    }
+}

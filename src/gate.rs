@@ -1,0 +1,267 @@
+//! [`Gate`]: the service that all layers of this crate make. All code of the crate
+//! that polls, pins, clones services or minds readiness is in this file.
+//!
+//! A gate asks its check about a request, then either calls the inner service or
+//! answers in its place. It never makes a service error: `S::Error` passes through
+//! unchanged, and so does backpressure.
+//!
+//! # Readiness and cancellation
+//! The instance that was polled ready is the one that is called; see the warning in
+//! the docs of [`tower_service::Service::call`]. When a request is refused, that
+//! instance is dropped, so that what it reserved in `poll_ready` is free again.
+//! Dropping the future at any point drops the check and the inner future with it.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::body::Body;
+use crate::pending::Pending;
+use crate::rejection::Rejection;
+
+/// What a gate asks about a request. Cheap to clone.
+pub trait Check: Clone {
+    /// What a request that may pass carries.
+    type Pass: 'static;
+    /// What is to be done to the response of a request that passed.
+    type Stamp: Stamp;
+
+    /// Decides, now or later. A panic in here refuses this request with a 500.
+    fn check(&self, parts: &mut Parts) -> Pending<Result<Self::Pass, Rejection>>;
+
+    /// Leaves what was found out in the request, or refuses after all.
+    fn admit(&self, parts: &mut Parts, pass: Self::Pass) -> Result<Self::Stamp, Rejection>;
+
+    /// Says no.
+    fn answer(&self, rejection: Rejection) -> Response<Bytes>;
+}
+
+/// What is to be done to the response of a request that passed.
+pub trait Stamp {
+    /// Does it.
+    fn apply<B>(self, response: &mut Response<Body<B>>);
+}
+
+/// Nothing is to be done.
+impl Stamp for () {
+    fn apply<B>(self, _: &mut Response<Body<B>>) {}
+}
+
+/// A service with a check in front: what the layers of this crate make.
+#[derive(Clone)]
+pub struct Gate<S, C> {
+    inner: S,
+    check: C,
+}
+
+impl<S, C> Gate<S, C> {
+    pub(crate) const fn new(inner: S, check: C) -> Self {
+        Self { inner, check }
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for Gate<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, C, B, R> Service<Request<B>> for Gate<S, C>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    C: Check,
+{
+    type Response = Response<Body<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, C, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let pending = caught(|| self.check.check(&mut parts))
+            .unwrap_or_else(|rejection| Pending::Ready(Err(rejection)));
+        let state = match pending {
+            Pending::Ready(answer) => {
+                let verdict =
+                    answer.and_then(|pass| caught(|| self.check.admit(&mut parts, pass)).flatten());
+                match verdict {
+                    Ok(stamp) => State::Calling {
+                        future: self.inner.call(Request::from_parts(parts, body)),
+                        stamp: Some(stamp),
+                    },
+                    Err(rejection) => {
+                        drop(self.take_ready());
+                        State::refused(&self.check, rejection, &parts.method)
+                    }
+                }
+            }
+            pending @ Pending::Later(_) => State::Checking {
+                pending: Some(pending),
+                held: Some(Held {
+                    inner: self.take_ready(),
+                    check: self.check.clone(),
+                    parts,
+                    body,
+                }),
+            },
+        };
+        ResponseFuture { state }
+    }
+}
+
+impl<S: Clone, C> Gate<S, C> {
+    /// Takes the instance that was polled ready, and leaves a fresh one.
+    fn take_ready(&mut self) -> S {
+        let fresh = self.inner.clone();
+        mem::replace(&mut self.inner, fresh)
+    }
+}
+
+pin_project! {
+    /// The future of a [`Gate`].
+    pub struct ResponseFuture<S, C, B>
+    where
+        S: Service<Request<B>>,
+        C: Check,
+    {
+        #[pin]
+        state: State<S, C, B>,
+    }
+}
+
+impl<S, C, B> fmt::Debug for ResponseFuture<S, C, B>
+where
+    S: Service<Request<B>>,
+    C: Check,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, C, B>
+    where
+        S: Service<Request<B>>,
+        C: Check,
+    {
+        Checking {
+            pending: Option<Pending<Result<C::Pass, Rejection>>>,
+            held: Option<Held<S, C, B>>,
+        },
+        Calling {
+            #[pin]
+            future: S::Future,
+            stamp: Option<C::Stamp>,
+        },
+        Refused {
+            response: Option<Response<Bytes>>,
+            head: bool,
+        },
+    }
+}
+
+/// What waits for the check.
+struct Held<S, C, B> {
+    inner: S,
+    check: C,
+    parts: Parts,
+    body: B,
+}
+
+impl<S, C, B> State<S, C, B>
+where
+    S: Service<Request<B>>,
+    C: Check,
+{
+    fn refused(check: &C, rejection: Rejection, method: &Method) -> Self {
+        rejection.log();
+        Self::Refused {
+            response: Some(check.answer(rejection)),
+            head: method == Method::HEAD,
+        }
+    }
+}
+
+impl<S, C, B, R> Future for ResponseFuture<S, C, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    C: Check,
+{
+    type Output = Result<Response<Body<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Checking { pending, held } => {
+                    let waiting = pending.take().expect(POLLED_AGAIN);
+                    let answer = match caught(|| waiting.poll_once(cx)) {
+                        Ok(Err(waiting)) => {
+                            *pending = Some(waiting);
+                            return Poll::Pending;
+                        }
+                        Ok(Ok(answer)) => answer,
+                        Err(rejection) => Err(rejection),
+                    };
+                    held.take().expect(POLLED_AGAIN).proceed(answer)
+                }
+                StateProj::Calling { future, stamp } => {
+                    let mut response = ready!(future.poll(cx))?.map(Body::inner);
+                    if let Some(stamp) = stamp.take() {
+                        stamp.apply(&mut response);
+                    }
+                    return Poll::Ready(Ok(response));
+                }
+                StateProj::Refused { response, head } => {
+                    let response = response.take().expect(POLLED_AGAIN);
+                    // RFC 9110 §9.3.2: the fields of a GET, and no content.
+                    let body = if *head { |_| Body::empty() } else { Body::full };
+                    return Poll::Ready(Ok(response.map(body)));
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<S, C, B> Held<S, C, B>
+where
+    S: Service<Request<B>>,
+    C: Check,
+{
+    fn proceed(mut self, answer: Result<C::Pass, Rejection>) -> State<S, C, B> {
+        let verdict =
+            answer.and_then(|pass| caught(|| self.check.admit(&mut self.parts, pass)).flatten());
+        match verdict {
+            Ok(stamp) => State::Calling {
+                future: self.inner.call(Request::from_parts(self.parts, self.body)),
+                stamp: Some(stamp),
+            },
+            Err(rejection) => State::refused(&self.check, rejection, &self.parts.method),
+        }
+    }
+}
+
+/// Runs what may run a user's code. What a panic leaves half done is dropped with
+/// the request that it refuses.
+fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Rejection> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| Rejection::panicked())
+}
+
+const POLLED_AGAIN: &str = "a future is not polled after it is ready";

@@ -1,0 +1,354 @@
+//! [`Identity`]: who calls, and what they may do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
+
+use crate::clock::Timestamp;
+use crate::credential::Scheme;
+use crate::scope::ScopeSet;
+
+/// Who calls, resolved from a credential by [`AuthLayer`](crate::AuthLayer).
+///
+/// It stands in the extensions of every request that was let through, on any
+/// server: `request.extensions().get::<Identity>()`. With axum it is an extractor,
+/// `Identity` where the caller must be known and `Option<Identity>` where they may
+/// be anonymous.
+///
+/// Cloning it copies a pointer. Its `Debug` has no secrets: a credential is named
+/// by its public id.
+#[derive(Clone)]
+pub struct Identity {
+    inner: Arc<Inner>,
+    /// The scheme in which the credential was shown at a door; none if the identity
+    /// did not come through one.
+    pub(crate) scheme: Option<Scheme>,
+    /// When the request was judged.
+    pub(crate) judged_at: Timestamp,
+}
+
+struct Inner {
+    principal: Principal,
+    kind: Kind,
+    scopes: ScopeSet,
+    roles: Box<[Box<str>]>,
+    plan: Option<Box<str>>,
+    credential_id: Option<Box<str>>,
+    expires_at: Option<Timestamp>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// Starts an identity: `subject` as known to `source`.
+    ///
+    /// For implementations of [`Authenticate`](crate::auth::Authenticate). The
+    /// source names who vouches for the subject, for instance an issuer, and
+    /// keeps subjects of different sources apart.
+    pub fn builder(source: impl Into<Box<str>>, subject: impl Into<Box<str>>) -> IdentityBuilder {
+        IdentityBuilder {
+            source: source.into(),
+            tenant: None,
+            subject: subject.into(),
+            kind: Kind::Application,
+            scopes: ScopeSet::default(),
+            roles: Vec::new(),
+            plan: None,
+            credential_id: None,
+            expires_at: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// An identity for the tests of handlers: subject `test` of the source
+    /// `test`, an application without rights. Put it into the extensions of a
+    /// request in place of an `AuthLayer`.
+    ///
+    /// ```
+    /// use tollgate::Identity;
+    ///
+    /// let identity = Identity::for_test().subject("acct_1").scopes("orders:read".parse()?).build();
+    /// assert_eq!(identity.subject(), "acct_1");
+    /// # Ok::<(), tollgate::scope::InvalidScope>(())
+    /// ```
+    #[cfg(feature = "test-util")]
+    pub fn for_test() -> IdentityBuilder {
+        Self::builder("test", "test")
+    }
+
+    /// Whom limits, usage and deny lists count: source, tenant and subject.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        &self.inner.principal
+    }
+
+    /// The owner of the key, or the `sub` of the token. Unique only together with
+    /// the source and the tenant: compare [`Identity::principal`].
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.inner.principal.subject
+    }
+
+    /// The tenant that the subject belongs to.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&str> {
+        self.inner.principal.tenant.as_deref()
+    }
+
+    /// Whether an application calls on its own behalf, or for a user.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.inner.kind
+    }
+
+    /// The scopes that were granted.
+    #[must_use]
+    pub fn scopes(&self) -> &ScopeSet {
+        &self.inner.scopes
+    }
+
+    /// The roles that were granted.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        self.inner.roles.iter().map(AsRef::as_ref)
+    }
+
+    /// Whether the caller has exactly this role.
+    #[must_use]
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles().any(|held| held == role)
+    }
+
+    /// The plan that the caller is on.
+    #[must_use]
+    pub fn plan(&self) -> Option<&str> {
+        self.inner.plan.as_deref()
+    }
+
+    /// The public id of the credential that was shown: fit for logs.
+    #[must_use]
+    pub fn credential_id(&self) -> Option<&str> {
+        self.inner.credential_id.as_deref()
+    }
+
+    /// When the credential ends.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.inner.expires_at
+    }
+
+    /// What the issuer of the credential noted down beside it.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.inner.metadata
+    }
+
+    pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
+        self.scheme = Some(scheme);
+        self.judged_at = judged_at;
+        self
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("principal", &self.inner.principal)
+            .field("kind", &self.inner.kind)
+            .field("scopes", &self.inner.scopes)
+            .field("roles", &self.inner.roles)
+            .field("plan", &self.inner.plan)
+            .field("credential_id", &self.inner.credential_id)
+            .field("expires_at", &self.inner.expires_at)
+            .field("metadata", &self.inner.metadata.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// On whose behalf the request is made.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// An application calls for itself.
+    Application,
+    /// An application calls for a user.
+    User,
+}
+
+/// (source, tenant, subject): the one name under which callers are counted.
+///
+/// Two are equal only if all three parts are: the owner `42` of a key and the
+/// subject `42` of a token are strangers. Its hash is computed once, under a
+/// random key of this process, so it says nothing outside of it.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Principal {
+    hash: u64,
+    source: Box<str>,
+    tenant: Option<Box<str>>,
+    subject: Box<str>,
+}
+
+impl Principal {
+    fn new(source: Box<str>, tenant: Option<Box<str>>, subject: Box<str>) -> Self {
+        // A seed, not a setting: equal principals must hash alike wherever they
+        // were resolved, and callers must not be able to choose collisions.
+        static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let hash = SEED.hash_one((&source, &tenant, &subject));
+        Self {
+            hash,
+            source,
+            tenant,
+            subject,
+        }
+    }
+
+    /// Who vouches for the subject: the keyspace of a key, the issuer of a token.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The tenant that the subject belongs to.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
+    /// The owner of the key, or the `sub` of the token.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+}
+
+impl Hash for Principal {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal")
+            .field("source", &self.source)
+            .field("tenant", &self.tenant)
+            .field("subject", &self.subject)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an [`Identity`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct IdentityBuilder {
+    source: Box<str>,
+    tenant: Option<Box<str>>,
+    subject: Box<str>,
+    kind: Kind,
+    scopes: ScopeSet,
+    roles: Vec<Box<str>>,
+    plan: Option<Box<str>>,
+    credential_id: Option<Box<str>>,
+    expires_at: Option<Timestamp>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl IdentityBuilder {
+    /// Sets another subject.
+    pub fn subject(mut self, subject: impl Into<Box<str>>) -> Self {
+        self.subject = subject.into();
+        self
+    }
+
+    /// Sets the tenant.
+    pub fn tenant(mut self, tenant: impl Into<Box<str>>) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// Sets on whose behalf the caller acts; an application for itself unless set.
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Sets the granted scopes.
+    pub fn scopes(mut self, scopes: ScopeSet) -> Self {
+        self.scopes = scopes;
+        self
+    }
+
+    /// Adds a role.
+    pub fn role(mut self, role: impl Into<Box<str>>) -> Self {
+        self.roles.push(role.into());
+        self
+    }
+
+    /// Sets the plan.
+    pub fn plan(mut self, plan: impl Into<Box<str>>) -> Self {
+        self.plan = Some(plan.into());
+        self
+    }
+
+    /// Sets the public id of the credential. It must not be secret: it is printed.
+    pub fn credential_id(mut self, id: impl Into<Box<str>>) -> Self {
+        self.credential_id = Some(id.into());
+        self
+    }
+
+    /// Sets when the credential ends.
+    pub fn expires_at(mut self, at: impl Into<Timestamp>) -> Self {
+        self.expires_at = Some(at.into());
+        self
+    }
+
+    /// Notes something down.
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// The identity.
+    #[must_use]
+    pub fn build(self) -> Identity {
+        Identity {
+            inner: Arc::new(Inner {
+                principal: Principal::new(self.source, self.tenant, self.subject),
+                kind: self.kind,
+                scopes: self.scopes,
+                roles: self.roles.into(),
+                plan: self.plan,
+                credential_id: self.credential_id,
+                expires_at: self.expires_at,
+                metadata: self.metadata,
+            }),
+            scheme: None,
+            judged_at: Timestamp::EPOCH,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(source: &str, tenant: Option<&str>, subject: &str) -> Principal {
+        Principal::new(source.into(), tenant.map(Into::into), subject.into())
+    }
+
+    #[test]
+    fn principals_that_concatenate_alike_are_strangers() {
+        let all = [
+            principal("a", None, "bc"),
+            principal("ab", None, "c"),
+            principal("a", Some("b"), "c"),
+            principal("a", Some(""), "bc"),
+            principal("", Some("a"), "bc"),
+        ];
+        for (i, a) in all.iter().enumerate() {
+            for (j, b) in all.iter().enumerate() {
+                assert_eq!(a == b, i == j);
+                assert_eq!(a.hash == b.hash, i == j);
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! API keys: their format, what is stored of them, and where.
+//!
+//! A key tells which application calls. Its text is shown to its owner once; a
+//! [`KeyStore`] holds an HMAC of it under a server-side [pepper](Peppers), so that
+//! neither a copy of the store nor write access to it is worth a key.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use tollgate::ApiKeys;
+//! use tollgate::keys::{NewKey, Peppers};
+//!
+//! let keys = ApiKeys::in_memory(Peppers::random()).prefix("acme");
+//! let issued = keys.issue(NewKey::for_owner("acct_1").scopes(["orders:read"])).await?;
+//!
+//! println!("keep it safe, it is shown once: {}", issued.key.expose());
+//! assert!(issued.key.expose().starts_with("acme_live_"));
+//!
+//! keys.revoke(issued.record.id).await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod api_keys;
+mod format;
+mod memory;
+mod pepper;
+mod record;
+mod store;
+
+pub use api_keys::{ApiKeys, IssuedKey, KeyError, NewKey};
+pub use format::{ApiKey, InvalidKeyId, KeyId};
+pub use memory::MemoryKeys;
+pub use pepper::{KeyMac, Peppers};
+pub use record::{CachedIdentity, KeyRecord, KeyState};
+pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
+
+pub(crate) use api_keys::{Look, Shared};
+pub(crate) use format::parse;

@@ -1,0 +1,246 @@
+//! [`Peppers`]: the server-side secrets under which keys are hashed.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::config::ConfigError;
+
+/// The least that a pepper may have: the output size of the hash (RFC 2104 §3).
+const MIN_LEN: usize = 32;
+
+/// The secrets under which the MACs of keys are computed, by version.
+///
+/// A store that leaks without them lets nobody confirm a key, nor plant one. New
+/// keys are made under the *current* version. Others stay valid while their
+/// version is here, and are made anew under the current one when they are next
+/// used; so a pepper is rotated by adding the new one in front and dropping the
+/// old one when no record names it any more.
+///
+/// # Cost
+/// The key schedule is computed once, here; a MAC costs three blocks of SHA-256.
+#[derive(Clone)]
+pub struct Peppers {
+    /// The current one first.
+    versions: Vec<(u32, Hmac<Sha256>)>,
+}
+
+impl Peppers {
+    /// One pepper, current.
+    ///
+    /// # Errors
+    /// If it has less than 32 bytes.
+    pub fn new(version: u32, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            versions: vec![(version, prepare(secret.as_ref())?)],
+        })
+    }
+
+    /// Adds a pepper that keys may still be hashed under.
+    ///
+    /// # Errors
+    /// If it has less than 32 bytes, or its version is there already.
+    pub fn with_previous(
+        mut self,
+        version: u32,
+        secret: impl AsRef<[u8]>,
+    ) -> Result<Self, ConfigError> {
+        if self.get(version).is_some() {
+            return Err(ConfigError::new(format!(
+                "pepper version {version} is given twice"
+            )));
+        }
+        self.versions.push((version, prepare(secret.as_ref())?));
+        Ok(self)
+    }
+
+    /// Reads `version:secret[,version:secret…]` from an environment variable, the
+    /// current one first. A secret is taken as it stands; `openssl rand -hex 32`
+    /// makes a good one.
+    ///
+    /// # Errors
+    /// If the variable is not set, does not have that form, or one of the secrets
+    /// is refused by [`Peppers::new`]. The error does not repeat the value.
+    pub fn from_env(name: &str) -> Result<Self, ConfigError> {
+        let value = std::env::var(name)
+            .map(Zeroizing::new)
+            .map_err(|_| ConfigError::new(format!("{name} is not set, or is not Unicode")))?;
+        Self::parse(&value).map_err(|error| ConfigError::new(format!("{name}: {error}")))
+    }
+
+    /// One pepper from the operating system's generator: for tests and for demos.
+    /// Keys that are hashed under it are worth nothing after a restart.
+    ///
+    /// # Panics
+    /// If the operating system has no randomness to give.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut secret = Zeroizing::new([0; MIN_LEN]);
+        getrandom::fill(secret.as_mut()).expect("the operating system gives randomness");
+        Self::new(1, secret.as_ref()).expect("a secret of that length is taken")
+    }
+
+    fn parse(text: &str) -> Result<Self, ConfigError> {
+        let form = || ConfigError::new("expected version:secret, several parted by commas");
+        let mut peppers: Option<Self> = None;
+        for part in text.split(',') {
+            let (version, secret) = part.trim().split_once(':').ok_or_else(form)?;
+            let version = version.parse().map_err(|_| form())?;
+            peppers = Some(match peppers {
+                None => Self::new(version, secret)?,
+                Some(peppers) => peppers.with_previous(version, secret)?,
+            });
+        }
+        peppers.ok_or_else(form)
+    }
+
+    /// The version that new keys are hashed under.
+    #[must_use]
+    pub fn current_version(&self) -> u32 {
+        self.versions[0].0
+    }
+
+    /// The MAC of a key under the current version.
+    pub(crate) fn mac(&self, key: &[u8]) -> KeyMac {
+        mac(&self.versions[0].1, key)
+    }
+
+    /// The MAC of a key under that version.
+    pub(crate) fn mac_under(&self, version: u32, key: &[u8]) -> Option<KeyMac> {
+        self.get(version).map(|pepper| mac(pepper, key))
+    }
+
+    fn get(&self, version: u32) -> Option<&Hmac<Sha256>> {
+        self.versions
+            .iter()
+            .find(|(held, _)| *held == version)
+            .map(|(_, pepper)| pepper)
+    }
+}
+
+impl fmt::Debug for Peppers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let versions = self.versions.iter().map(|(version, _)| version);
+        f.debug_tuple("Peppers")
+            .field(&versions.collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// HMAC-SHA-256 of a key: what a store holds of it. Equality takes the same time
+/// wherever the first difference is. In JSON it is a text of 64 hex digits.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyMac([u8; 32]);
+
+impl KeyMac {
+    /// For ids that nobody has: compared against all the same.
+    pub(crate) const DUMMY: Self = Self([0x5a; 32]);
+
+    /// The 32 bytes, for a store's own encoding.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The MAC out of a store's own encoding.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl PartialEq for KeyMac {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for KeyMac {}
+
+impl From<KeyMac> for String {
+    fn from(mac: KeyMac) -> Self {
+        mac.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl TryFrom<String> for KeyMac {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let error = "the MAC of a key is 64 hex digits";
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(error);
+        }
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| error)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Debug for KeyMac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyMac(..)")
+    }
+}
+
+fn prepare(secret: &[u8]) -> Result<Hmac<Sha256>, ConfigError> {
+    if secret.len() < MIN_LEN {
+        return Err(ConfigError::new("a pepper must have at least 32 bytes"));
+    }
+    Ok(Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"))
+}
+
+fn mac(pepper: &Hmac<Sha256>, key: &[u8]) -> KeyMac {
+    let mut mac = pepper.clone();
+    mac.update(key);
+    KeyMac(mac.finalize().into_bytes().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "0123456789abcdef0123456789abcdef";
+    const B: &str = "fedcba9876543210fedcba9876543210";
+
+    #[test]
+    fn the_first_of_the_variable_is_current() {
+        let peppers = Peppers::parse(&format!("2:{B}, 1:{A}")).unwrap();
+        assert_eq!(peppers.current_version(), 2);
+        let old = Peppers::new(1, A).unwrap();
+        assert_eq!(peppers.mac_under(1, b"key"), Some(old.mac(b"key")));
+        assert_ne!(peppers.mac(b"key"), old.mac(b"key"));
+        assert_eq!(peppers.mac_under(3, b"key"), None);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_without_repeating_it() {
+        for bad in [
+            "",
+            "1",
+            "1:short",
+            &format!("x:{A}"),
+            &format!("1:{A},1:{B}"),
+            &format!("1:{A},"),
+        ] {
+            let error = Peppers::parse(bad).unwrap_err().to_string();
+            assert!(!error.contains("0123"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mac_is_kept_as_hex_and_hex_only() {
+        let mac = Peppers::new(1, A).unwrap().mac(b"key");
+        let text = serde_json::to_string(&mac).unwrap();
+        assert_eq!(serde_json::from_str::<KeyMac>(&text).unwrap(), mac);
+        assert!(KeyMac::try_from("+f".repeat(32)).is_err());
+        assert!(KeyMac::try_from("é".repeat(32)).is_err());
+    }
+}

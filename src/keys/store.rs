@@ -1,0 +1,173 @@
+//! [`KeyStore`]: where records live.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::keys::format::KeyId;
+use crate::keys::record::KeyRecord;
+
+/// Where the records of keys live.
+///
+/// Implementations write plain `async fn`s. The crate calls [`KeyStore::find`] once
+/// for each request whose key has a right checksum, under the deadline of
+/// [`ApiKeys::store_timeout`](crate::ApiKeys::store_timeout); a wrong checksum never
+/// gets here.
+///
+/// # What a wrong answer costs
+/// - A stale `Some` admits a revoked key for as long as it stays stale, and grants
+///   the rights of the past.
+/// - A false `None` answers 401 to a good key; clients give up on those.
+/// - An error answers 503, which clients retry. When in doubt, return the error.
+/// - A record that the store did not get from [`KeyStore::insert`] cannot be made
+///   to match a key without the pepper, whoever writes it.
+pub trait KeyStore: Send + Sync + 'static {
+    /// The record with that id.
+    ///
+    /// # Cancellation
+    /// The future is dropped when the client goes away or the deadline passes.
+    fn find(
+        &self,
+        id: KeyId,
+    ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send;
+
+    /// The answer of [`KeyStore::find`], if it is known without waiting.
+    ///
+    /// Stores in memory and caches answer here, which spares the request a boxed
+    /// future. The default knows nothing.
+    fn find_now(&self, id: KeyId) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+        let _ = id;
+        None
+    }
+
+    /// Adds a record, if there is none with its id: `false` if there is.
+    fn insert(&self, record: KeyRecord) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Replaces the record with the same id, if its stored revision is one less than
+    /// that of the new one: `false` if it is another, or there is no such record.
+    fn update(&self, record: KeyRecord) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// The records that the filter lets through, in the order of their ids.
+    fn list(&self, filter: KeyFilter) -> impl Future<Output = Result<KeyPage, StoreError>> + Send;
+}
+
+/// Which records to list.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct KeyFilter {
+    /// Only keys of this owner.
+    pub owner: Option<String>,
+    /// Only keys of this tenant.
+    pub tenant: Option<String>,
+    /// Only records that come after this id: the last one of the page before.
+    pub after: Option<KeyId>,
+    /// At most so many records.
+    pub limit: usize,
+}
+
+impl Default for KeyFilter {
+    fn default() -> Self {
+        Self {
+            owner: None,
+            tenant: None,
+            after: None,
+            limit: 100,
+        }
+    }
+}
+
+impl KeyFilter {
+    /// All keys, a hundred a page.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// The keys of an owner.
+    #[must_use]
+    pub fn of_owner(owner: impl Into<String>) -> Self {
+        Self {
+            owner: Some(owner.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Only those of this tenant.
+    #[must_use]
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// Continues behind this id.
+    #[must_use]
+    pub fn after(mut self, id: KeyId) -> Self {
+        self.after = Some(id);
+        self
+    }
+
+    /// Sets the size of a page.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Whether a record belongs to the listing, not looking at the limit.
+    #[must_use]
+    pub fn admits(&self, record: &KeyRecord) -> bool {
+        self.owner
+            .as_ref()
+            .is_none_or(|owner| *owner == record.owner)
+            && self
+                .tenant
+                .as_ref()
+                .is_none_or(|tenant| record.tenant.as_ref() == Some(tenant))
+            && self.after.is_none_or(|after| record.id > after)
+    }
+}
+
+/// A page of records.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct KeyPage {
+    /// The records.
+    pub records: Vec<Arc<KeyRecord>>,
+    /// Where the next page starts, if there may be one: give it to
+    /// [`KeyFilter::after`].
+    pub next: Option<KeyId>,
+}
+
+impl KeyPage {
+    /// A page; `more` says whether the listing goes on behind it.
+    #[must_use]
+    pub fn new(records: Vec<Arc<KeyRecord>>, more: bool) -> Self {
+        let next = records.last().filter(|_| more).map(|record| record.id);
+        Self { records, next }
+    }
+}
+
+/// A store could not answer. The client gets 503; the source is for the log of
+/// whoever calls the store directly, the gates do not print it.
+#[derive(Debug)]
+pub struct StoreError(Box<dyn StdError + Send + Sync>);
+
+impl StoreError {
+    /// The store cannot be reached, or failed.
+    pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self(source.into())
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the key store is unavailable")
+    }
+}
+
+impl StdError for StoreError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
+    }
+}

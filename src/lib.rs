@@ -1,0 +1,37 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+// Words: values without I/O.
+pub mod clock;
+mod config;
+pub mod credential;
+pub mod identity;
+pub mod problem;
+pub mod rejection;
+pub mod scope;
+
+// Engine.
+pub mod body;
+mod context;
+mod gate;
+pub mod pending;
+pub mod respond;
+
+// Sources of truth.
+pub mod keys;
+
+// Gates.
+pub mod auth;
+pub mod authorize;
+
+// Edge.
+#[cfg(feature = "axum")]
+mod axum;
+
+pub use auth::AuthLayer;
+pub use authorize::{RequireLayer, role, scope};
+pub use config::ConfigError;
+pub use gate::{Gate, ResponseFuture};
+pub use identity::Identity;
+pub use keys::ApiKeys;
+pub use rejection::Rejection;

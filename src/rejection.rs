@@ -1,0 +1,394 @@
+//! [`Rejection`]: every way to be refused, as one closed list.
+//!
+//! A [`Reason`] fixes all that a client may learn: status, `code`, challenge and
+//! gRPC status. A [`Cause`] says which check failed, for operators only: it goes to
+//! logs and metrics, never into a response. Both come from the same value, so that
+//! what is answered, logged and counted cannot disagree.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::credential::Scheme;
+use crate::scope::ScopeSet;
+
+/// Why a request was refused, and what the client is told.
+///
+/// Every response that a gate refuses with carries its rejection in the response's
+/// extensions, for the layers outside.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    reason: Reason,
+    cause: Cause,
+    required_scopes: Option<Arc<ScopeSet>>,
+    policy: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
+    request_id: Option<Arc<str>>,
+    /// The scheme that the client used, for the challenge.
+    pub(crate) scheme: Option<Scheme>,
+    /// Who is to say it.
+    pub(crate) voice: Speaker,
+}
+
+/// Who tells the client about a refusal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Speaker {
+    /// The gate that refused: no door stands outside of it.
+    Gate,
+    /// The door outside, which knows realm, scheme and style.
+    Door,
+    /// It has been said.
+    Nobody,
+}
+
+impl Rejection {
+    /// A refusal with the reason's own answer.
+    #[must_use]
+    pub const fn new(reason: Reason, cause: Cause) -> Self {
+        Self {
+            reason,
+            cause,
+            required_scopes: None,
+            policy: None,
+            retry_after: None,
+            request_id: None,
+            scheme: None,
+            voice: Speaker::Gate,
+        }
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// Which check failed. For operators: never tell a client.
+    #[must_use]
+    pub const fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// All scopes that the operation needs, if they are why it was refused.
+    #[must_use]
+    pub fn required_scopes(&self) -> Option<&ScopeSet> {
+        self.required_scopes.as_deref()
+    }
+
+    /// The name of the policy that refused, if it was marked public.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        self.policy.as_deref()
+    }
+
+    /// How long the client is asked to wait before it tries again. On the wire it
+    /// is whole seconds, rounded up.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The id that the server gave to the request: see
+    /// [`AuthLayer::request_id`](crate::AuthLayer::request_id).
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
+    }
+
+    /// Whether the answer depends on more than the reason.
+    pub(crate) const fn has_particulars(&self) -> bool {
+        self.required_scopes.is_some() || self.policy.is_some() || self.request_id.is_some()
+    }
+
+    pub(crate) fn with_request_id(mut self, id: Option<Arc<str>>) -> Self {
+        self.request_id = id;
+        self
+    }
+
+    pub(crate) fn insufficient_scope(required: Arc<ScopeSet>) -> Self {
+        Self {
+            required_scopes: Some(required),
+            ..Self::new(Reason::InsufficientScope, Cause::ScopeMissing)
+        }
+    }
+
+    pub(crate) fn with_policy(mut self, name: Cow<'static, str>) -> Self {
+        self.policy = Some(name);
+        self
+    }
+
+    pub(crate) const fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// A mistake in how the layers were put together: the log names the fix.
+    pub(crate) fn misconfigured(fix: &str) -> Self {
+        tracing::error!(target: "tollgate", fix, "tollgate is not set up right");
+        Self::new(Reason::Internal, Cause::Misconfigured)
+    }
+
+    pub(crate) fn panicked() -> Self {
+        Self::new(Reason::Internal, Cause::Panicked)
+    }
+
+    /// The one log event of a refusal. No part of it comes from the client.
+    pub(crate) fn log(&self) {
+        let (code, cause) = (self.reason.code(), self.cause.as_str());
+        match self.reason {
+            Reason::Internal => {
+                tracing::error!(target: "tollgate::rejection", code, cause, "refused");
+            }
+            Reason::VerifierUnavailable => {
+                tracing::warn!(target: "tollgate::rejection", code, cause, "refused");
+            }
+            _ => tracing::debug!(target: "tollgate::rejection", code, cause, "refused"),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason.detail())
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident {
+        status: $status:ident, code: $code:literal, detail: $detail:literal,
+        challenge: $challenge:expr, grpc: $grpc:ident, reason: $reason:literal,
+    })*) => {
+        /// What a client is told when it is refused.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        #[non_exhaustive]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The HTTP status.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$name => StatusCode::$status,)* }
+            }
+
+            /// The stable `code` member of the problem document.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// The fixed text for people.
+            #[must_use]
+            pub const fn detail(self) -> &'static str {
+                match self { $(Self::$name => $detail,)* }
+            }
+
+            /// The `error` of the challenge (RFC 6750 §3.1), where there is one.
+            #[must_use]
+            pub const fn challenge_error(self) -> Option<&'static str> {
+                match self { $(Self::$name => $challenge,)* }
+            }
+
+            /// The gRPC status.
+            #[must_use]
+            pub const fn grpc_code(self) -> GrpcCode {
+                match self { $(Self::$name => GrpcCode::$grpc,)* }
+            }
+
+            /// The `reason` of `google.rpc.ErrorInfo`.
+            #[must_use]
+            pub const fn grpc_reason(self) -> &'static str {
+                match self { $(Self::$name => $reason,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No credential was shown, or one in a scheme that is not accepted.
+    CredentialsMissing {
+        status: UNAUTHORIZED, code: "credentials_missing",
+        detail: "This resource needs a credential.",
+        challenge: None, grpc: Unauthenticated, reason: "CREDENTIALS_MISSING",
+    }
+    /// More than one credential was shown (RFC 6750 §2).
+    CredentialsAmbiguous {
+        status: BAD_REQUEST, code: "credentials_ambiguous",
+        detail: "Exactly one credential may be sent, once.",
+        challenge: Some("invalid_request"), grpc: Unauthenticated, reason: "OVERLOADED_CREDENTIALS",
+    }
+    /// What carries the credential does not parse.
+    RequestMalformed {
+        status: BAD_REQUEST, code: "request_malformed",
+        detail: "The credential is not well-formed.",
+        challenge: Some("invalid_request"), grpc: Unauthenticated, reason: "CREDENTIALS_MALFORMED",
+    }
+    /// A credential stands in the URI, where none is accepted.
+    CredentialInUri {
+        status: BAD_REQUEST, code: "credential_in_uri",
+        detail: "A credential must not be sent in the URI.",
+        challenge: Some("invalid_request"), grpc: Unauthenticated, reason: "CREDENTIALS_MALFORMED",
+    }
+    /// The key is not one of ours.
+    CredentialInvalid {
+        status: UNAUTHORIZED, code: "credential_invalid",
+        detail: "The credential is not valid.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "API_KEY_INVALID",
+    }
+    /// The key is right, but its time is over.
+    CredentialExpired {
+        status: UNAUTHORIZED, code: "credential_expired",
+        detail: "The credential has expired.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "API_KEY_EXPIRED",
+    }
+    /// The key is right, but its time has not come.
+    CredentialNotYetValid {
+        status: UNAUTHORIZED, code: "credential_not_yet_valid",
+        detail: "The credential is not valid yet.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "API_KEY_EXPIRED",
+    }
+    /// The key is right, but was revoked, disabled or replaced.
+    CredentialRevoked {
+        status: UNAUTHORIZED, code: "credential_revoked",
+        detail: "The credential was revoked.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "API_KEY_REVOKED",
+    }
+    /// The key is right, but may not be used from there or like that.
+    SourceNotAllowed {
+        status: FORBIDDEN, code: "source_not_allowed",
+        detail: "The credential may not be used in this way.",
+        challenge: None, grpc: PermissionDenied, reason: "API_KEY_IP_ADDRESS_BLOCKED",
+    }
+    /// The caller is known and lacks a scope.
+    InsufficientScope {
+        status: FORBIDDEN, code: "insufficient_scope",
+        detail: "The credential lacks a scope that this operation needs.",
+        challenge: Some("insufficient_scope"), grpc: PermissionDenied,
+        reason: "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+    }
+    /// The caller is known and may not do this, whatever their scopes.
+    Forbidden {
+        status: FORBIDDEN, code: "forbidden",
+        detail: "The caller may not do this.",
+        challenge: None, grpc: PermissionDenied, reason: "SECURITY_POLICY_VIOLATED",
+    }
+    /// Whether the credential is good cannot be found out at the moment.
+    VerifierUnavailable {
+        status: SERVICE_UNAVAILABLE, code: "verifier_unavailable",
+        detail: "The credential cannot be verified at the moment. Try again later.",
+        challenge: None, grpc: Unavailable, reason: "SERVICE_NOT_AVAILABLE",
+    }
+    /// The server is not set up right, or a hook of it panicked.
+    Internal {
+        status: INTERNAL_SERVER_ERROR, code: "internal",
+        detail: "The server failed to decide on this request.",
+        challenge: None, grpc: Internal, reason: "INTERNAL",
+    }
+}
+
+impl Reason {
+    /// The position in [`Reason::ALL`].
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The gRPC statuses that a refusal can have, with their numbers.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum GrpcCode {
+    /// `PERMISSION_DENIED`
+    PermissionDenied = 7,
+    /// `INTERNAL`
+    Internal = 13,
+    /// `UNAVAILABLE`
+    Unavailable = 14,
+    /// `UNAUTHENTICATED`
+    Unauthenticated = 16,
+}
+
+macro_rules! causes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Which check failed. For operators: a client must not learn it.
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        #[non_exhaustive]
+        pub enum Cause { $($(#[$doc])* $name,)* }
+
+        impl Cause {
+            /// A stable name, fit for a metric's label.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+causes! {
+    /// Nothing was shown.
+    NothingShown = "nothing_shown",
+    /// Only schemes that are not accepted were shown.
+    OtherScheme = "other_scheme",
+    /// One carrier appears more than once.
+    CarrierRepeated = "carrier_repeated",
+    /// Several carriers have a credential.
+    SeveralCarriers = "several_carriers",
+    /// The carrier has no credential in it.
+    EmptyCarrier = "empty_carrier",
+    /// The credential is longer than the cap.
+    TooLong = "too_long",
+    /// The credential is not a `token68` (RFC 9110 §11.2).
+    NotToken68 = "not_token68",
+    /// A cookie was sent by another site on an unsafe method.
+    CrossSite = "cross_site",
+    /// A credential stands in the URI.
+    InUri = "in_uri",
+    /// Nobody claimed the credential by its shape.
+    Unclaimed = "unclaimed",
+    /// The key does not have the format of keys.
+    KeyFormat = "key_format",
+    /// The checksum of the key is wrong.
+    KeyChecksum = "key_checksum",
+    /// The key is of another prefix or environment.
+    KeyOfAnotherSpace = "key_of_another_space",
+    /// No key has this id.
+    KeyUnknown = "key_unknown",
+    /// The id is known, the secret is wrong.
+    KeySecret = "key_secret",
+    /// The key is scheduled.
+    KeyNotYetValid = "key_not_yet_valid",
+    /// The key expired.
+    KeyExpired = "key_expired",
+    /// The key is disabled.
+    KeyDisabled = "key_disabled",
+    /// The key was revoked.
+    KeyRevoked = "key_revoked",
+    /// The store did not answer, or answered with an error.
+    StoreUnavailable = "store_unavailable",
+    /// The store did not answer in time.
+    StoreTimeout = "store_timeout",
+    /// A record names a pepper that is not configured.
+    PepperUnknown = "pepper_unknown",
+    /// A required scope is missing.
+    ScopeMissing = "scope_missing",
+    /// A required role, kind, tenant or attribute is missing.
+    FactMissing = "fact_missing",
+    /// A policy said no.
+    PolicyDenied = "policy_denied",
+    /// A policy could not decide.
+    PolicyUnavailable = "policy_unavailable",
+    /// A user's policy, store or hook panicked.
+    Panicked = "panicked",
+    /// The layers are not set up right.
+    Misconfigured = "misconfigured",
+    /// An implementation outside this crate refused.
+    Other = "other",
+}

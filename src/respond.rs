@@ -1,0 +1,386 @@
+//! How a [`Rejection`] becomes a response: status, fields, and a problem document.
+//!
+//! The parts that a client's security rests on (status, challenge,
+//! `Cache-Control`) are made here and cannot be taken out. The body can be
+//! restyled with [`Respond`].
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use serde::Serialize;
+
+use crate::body::Body;
+use crate::credential::Scheme;
+use crate::rejection::{Reason, Rejection, Speaker};
+use crate::scope::ScopeSet;
+
+/// The response header fields of this crate that a browser's script may want to
+/// read. Give them to the `Access-Control-Expose-Headers` of your CORS layer, and
+/// put that layer outside of `AuthLayer`, so that refusals get its fields too.
+pub const EXPOSED_HEADERS: [HeaderName; 2] = [WWW_AUTHENTICATE, RETRY_AFTER];
+
+/// Gives refusals another body.
+///
+/// The status, the challenge, `Retry-After` and `Cache-Control` stay as they are.
+/// Any `Fn(&Rejection) -> Restyled` is one. If it panics, the client gets the
+/// problem document.
+///
+/// ```
+/// use tollgate::respond::Restyled;
+/// use tollgate::Rejection;
+///
+/// let house_style = |rejection: &Rejection| {
+///     let code = rejection.reason().code();
+///     Restyled::new("application/json", format!(r#"{{"error":"{code}"}}"#))
+/// };
+/// # use tollgate::{keys::Peppers, ApiKeys, AuthLayer};
+/// # let keys = ApiKeys::in_memory(Peppers::random());
+/// let layer = AuthLayer::new(keys).respond_with(house_style);
+/// ```
+pub trait Respond: Send + Sync + 'static {
+    /// The body to send.
+    fn restyle(&self, rejection: &Rejection) -> Restyled;
+}
+
+impl<F> Respond for F
+where
+    F: Fn(&Rejection) -> Restyled + Send + Sync + 'static,
+{
+    fn restyle(&self, rejection: &Rejection) -> Restyled {
+        self(rejection)
+    }
+}
+
+/// A body of your own for a refusal.
+#[derive(Clone, Debug)]
+pub struct Restyled {
+    content_type: HeaderValue,
+    body: Bytes,
+}
+
+impl Restyled {
+    /// A body with its media type.
+    ///
+    /// # Panics
+    /// If the media type has characters that a header field does not allow.
+    #[must_use]
+    #[track_caller]
+    pub fn new(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self {
+            content_type: HeaderValue::from_static(content_type),
+            body: body.into(),
+        }
+    }
+}
+
+/// Answers for a door: what is configured about refusals, and what follows from it.
+#[derive(Clone)]
+pub(crate) struct Voice {
+    settings: Settings,
+    /// By reason and scheme; made at first use.
+    prepared: Vec<OnceLock<Prepared>>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) realm: Box<str>,
+    pub(crate) resource_metadata: Option<Box<str>>,
+    pub(crate) advertised: ScopeSet,
+    pub(crate) schemes: Vec<Scheme>,
+    pub(crate) problem_base: Box<str>,
+    pub(crate) respond: Option<Arc<dyn Respond>>,
+}
+
+#[derive(Clone)]
+struct Prepared {
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Default for Voice {
+    fn default() -> Self {
+        Self::new(Settings {
+            realm: "api".into(),
+            resource_metadata: None,
+            advertised: ScopeSet::default(),
+            schemes: Scheme::ALL.into(),
+            problem_base: "https://docs.rs/tollgate/latest/tollgate/problem/#".into(),
+            respond: None,
+        })
+    }
+}
+
+impl Voice {
+    fn new(settings: Settings) -> Self {
+        let prepared = (0..Reason::ALL.len() * Scheme::ALL.len()).map(|_| OnceLock::new());
+        Self {
+            settings,
+            prepared: prepared.collect(),
+        }
+    }
+
+    /// Changes the settings, and forgets what followed from them.
+    pub(crate) fn set(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        *self = Self::new(self.settings.clone());
+    }
+
+    /// The whole answer.
+    pub(crate) fn answer(&self, mut rejection: Rejection) -> Response<Bytes> {
+        let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
+        let prepared = self.prepared(rejection.reason(), scheme);
+        let mut headers = prepared.headers.clone();
+        let mut body = prepared.body.clone();
+        if rejection.required_scopes().is_some() {
+            headers.remove(WWW_AUTHENTICATE);
+            self.challenge(&rejection, scheme, &mut headers);
+        }
+        if let Some(wait) = rejection.retry_after() {
+            headers.insert(RETRY_AFTER, whole_seconds_up(wait).into());
+        }
+        if rejection.has_particulars() {
+            body = self.problem(&rejection);
+            headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        if let Some(restyled) = self.restyled(&rejection) {
+            body = restyled.body;
+            headers.insert(CONTENT_TYPE, restyled.content_type);
+            headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        let mut response = Response::new(body);
+        *response.status_mut() = rejection.reason().status();
+        *response.headers_mut() = headers;
+        rejection.voice = Speaker::Nobody;
+        response.extensions_mut().insert(rejection);
+        response
+    }
+
+    /// The answer of a gate: whole, or where a door stands outside only what holds
+    /// for every client, for the door to say the rest.
+    pub(crate) fn answer_or_leave_to_door(&self, rejection: Rejection) -> Response<Bytes> {
+        match rejection.voice {
+            Speaker::Door => self.stub(rejection),
+            Speaker::Gate | Speaker::Nobody => self.answer(rejection),
+        }
+    }
+
+    fn stub(&self, rejection: Rejection) -> Response<Bytes> {
+        let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
+        let prepared = self.prepared(rejection.reason(), scheme);
+        let mut response = Response::new(prepared.body.clone());
+        *response.status_mut() = rejection.reason().status();
+        *response.headers_mut() = prepared.headers.clone();
+        response.extensions_mut().insert(rejection);
+        response
+    }
+
+    /// Says at the door what a gate inside of it has refused.
+    pub(crate) fn speak_for_inner<B>(
+        &self,
+        response: &mut Response<Body<B>>,
+        scheme: Option<Scheme>,
+        request_id: Option<Arc<str>>,
+    ) {
+        let Some(rejection) = response.extensions().get::<Rejection>() else {
+            return;
+        };
+        if rejection.voice == Speaker::Nobody {
+            return;
+        }
+        let mut rejection = rejection.clone().with_request_id(request_id);
+        rejection.scheme = scheme.or(rejection.scheme);
+        let (parts, body) = self.answer(rejection).into_parts();
+        response.headers_mut().remove(WWW_AUTHENTICATE);
+        // A map handed over whole repeats its fields; each is ours to replace.
+        let mut last = None;
+        for (name, value) in parts.headers {
+            match (name, &last) {
+                (Some(name), _) => {
+                    response.headers_mut().insert(name.clone(), value);
+                    last = Some(name);
+                }
+                (None, Some(name)) => {
+                    response.headers_mut().append(name.clone(), value);
+                }
+                (None, None) => {}
+            }
+        }
+        response.extensions_mut().extend(parts.extensions);
+        *response.body_mut() = Body::full(body);
+    }
+
+    fn prepared(&self, reason: Reason, scheme: Scheme) -> &Prepared {
+        let slot = &self.prepared[reason.index() * Scheme::ALL.len() + scheme as usize];
+        slot.get_or_init(|| {
+            let rejection = Rejection::new(reason, crate::rejection::Cause::Other);
+            let body = self.problem(&rejection);
+            let mut headers = HeaderMap::new();
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/problem+json"),
+            );
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(CONTENT_LENGTH, body.len().into());
+            self.challenge(&rejection, scheme, &mut headers);
+            Prepared { headers, body }
+        })
+    }
+
+    /// Adds the challenges of RFC 9110 §11.6.1 that this answer must have: the
+    /// scheme that the client used first, with the error; the others plain.
+    fn challenge(&self, rejection: &Rejection, used: Scheme, headers: &mut HeaderMap) {
+        let settings = &self.settings;
+        let reason = rejection.reason();
+        let error = reason.challenge_error();
+        let status = reason.status();
+        if error.is_none() && status != http::StatusCode::UNAUTHORIZED {
+            return;
+        }
+        let used = if error.is_none() || settings.schemes.contains(&used) {
+            Some(used)
+        } else {
+            settings.schemes.first().copied()
+        };
+        // RFC 6750 §3.1: nothing but the realm and what the client needs to ask for,
+        // unless it showed something.
+        let scopes = rejection.required_scopes().unwrap_or(&settings.advertised);
+        let wants_scopes = matches!(
+            reason,
+            Reason::CredentialsMissing | Reason::InsufficientScope
+        );
+        let line = |scheme: Scheme, error: Option<&str>| {
+            let mut line = format!("{} realm=\"{}\"", scheme.as_str(), settings.realm);
+            if let Some(error) = error {
+                line += &format!(", error=\"{error}\"");
+            }
+            if wants_scopes && !scopes.is_empty() && (error.is_some() || scheme == Scheme::Bearer) {
+                line += &format!(", scope=\"{scopes}\"");
+            }
+            if let Some(url) = settings
+                .resource_metadata
+                .as_ref()
+                .filter(|_| scheme == Scheme::Bearer || reason == Reason::InsufficientScope)
+            {
+                line += &format!(", resource_metadata=\"{url}\"");
+            }
+            HeaderValue::try_from(line).ok()
+        };
+        let first = used.filter(|_| error.is_some());
+        let others = (status == http::StatusCode::UNAUTHORIZED).then(|| {
+            settings
+                .schemes
+                .iter()
+                .copied()
+                .filter(|scheme| Some(*scheme) != first)
+        });
+        for line in first
+            .map(|scheme| line(scheme, error))
+            .into_iter()
+            .chain(
+                others
+                    .into_iter()
+                    .flatten()
+                    .map(|scheme| line(scheme, None)),
+            )
+            .flatten()
+        {
+            headers.append(WWW_AUTHENTICATE, line);
+        }
+    }
+
+    /// The problem document of RFC 9457.
+    fn problem(&self, rejection: &Rejection) -> Bytes {
+        #[derive(Serialize)]
+        struct Problem<'a> {
+            r#type: String,
+            title: &'static str,
+            status: u16,
+            detail: &'static str,
+            code: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            required_scopes: Option<Vec<&'a str>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            policy: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            request_id: Option<&'a str>,
+        }
+        let reason = rejection.reason();
+        let problem = Problem {
+            r#type: format!("{}{}", self.settings.problem_base, reason.code()),
+            title: reason.status().canonical_reason().unwrap_or_default(),
+            status: reason.status().as_u16(),
+            detail: reason.detail(),
+            code: reason.code(),
+            required_scopes: rejection
+                .required_scopes()
+                .map(|scopes| scopes.iter().collect()),
+            policy: rejection.policy(),
+            request_id: rejection.request_id(),
+        };
+        // Strings and numbers: there is nothing in it that could fail.
+        serde_json::to_vec(&problem).unwrap_or_default().into()
+    }
+
+    fn restyled(&self, rejection: &Rejection) -> Option<Restyled> {
+        let respond = self.settings.respond.as_ref()?;
+        let restyle = std::panic::AssertUnwindSafe(|| respond.restyle(rejection));
+        std::panic::catch_unwind(restyle)
+            .inspect_err(|_| {
+                tracing::error!(target: "tollgate", "the hook that restyles refusals panicked");
+            })
+            .ok()
+    }
+}
+
+impl fmt::Debug for Voice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Voice")
+            .field("realm", &self.settings.realm)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A wait in the whole seconds of `Retry-After`: never shorter than it is, never 0.
+fn whole_seconds_up(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rejection::Cause;
+
+    #[test]
+    fn every_401_has_a_challenge() {
+        let mut voice = Voice::default();
+        for schemes in [
+            vec![Scheme::Bearer],
+            vec![Scheme::ApiKey],
+            Scheme::ALL.to_vec(),
+        ] {
+            voice.set(|settings| settings.schemes = schemes);
+            for reason in Reason::ALL.iter().filter(|reason| reason.status() == 401) {
+                for scheme in Scheme::ALL {
+                    let mut rejection = Rejection::new(*reason, Cause::Other);
+                    rejection.scheme = Some(scheme);
+                    let answer = voice.answer(rejection);
+                    assert!(
+                        answer.headers().contains_key(WWW_AUTHENTICATE),
+                        "{reason:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn waits_are_rounded_up_and_never_zero() {
+        assert_eq!(whole_seconds_up(Duration::ZERO), 1);
+        assert_eq!(whole_seconds_up(Duration::from_millis(900)), 1);
+        assert_eq!(whole_seconds_up(Duration::from_millis(1001)), 2);
+    }
+}
