@@ -91,23 +91,34 @@ impl Scheme {
 
 /// `token68` of RFC 9110 §11.2: a run of unreserved characters, then `=`s.
 pub(crate) fn is_token68(text: &[u8]) -> bool {
-    const TOKEN68: [bool; 256] = {
-        let mut table = [false; 256];
-        let (mut i, chars) = (0, b"-._~+/");
-        while i < chars.len() {
-            table[chars[i] as usize] = true;
-            i += 1;
-        }
-        let mut byte = 0;
-        while byte < 128 {
-            table[byte] |= (byte as u8).is_ascii_alphanumeric();
-            byte += 1;
-        }
-        table
-    };
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
     let run = &text[..text.len() - padding];
-    !run.is_empty() && run.iter().all(|byte| TOKEN68[usize::from(*byte)])
+    !run.is_empty() && all_of_class(run, TOKEN68)
+}
+
+/// The digits of base62.
+pub(crate) const BASE62: u8 = 1;
+/// What stands in a `token68` before the padding.
+const TOKEN68: u8 = 2;
+
+/// Whether every byte is of this class. It reads all of them whatever they are.
+pub(crate) fn all_of_class(text: &[u8], class: u8) -> bool {
+    const CLASSES: [u8; 256] = {
+        let mut classes = [0; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            classes[byte] = match byte as u8 {
+                b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => BASE62 | TOKEN68,
+                b'-' | b'.' | b'_' | b'~' | b'+' | b'/' => TOKEN68,
+                _ => 0,
+            };
+            byte += 1;
+        }
+        classes
+    };
+    text.iter()
+        .fold(class, |all, byte| all & CLASSES[usize::from(*byte)])
+        == class
 }
 
 #[cfg(test)]

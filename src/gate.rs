@@ -111,12 +111,12 @@ where
             }
             pending @ Pending::Later(_) => State::Checking {
                 pending: Some(pending),
-                held: Some(Held {
+                held: Some(Box::new(Held {
                     inner: self.take_ready(),
                     check: self.check.clone(),
                     parts,
                     body,
-                }),
+                })),
             },
         };
         ResponseFuture { state }
@@ -162,7 +162,8 @@ pin_project! {
     {
         Checking {
             pending: Option<Pending<Result<C::Pass, Rejection>>>,
-            held: Option<Held<S, C, B>>,
+            // Boxed: it would make the future larger for all who need not wait.
+            held: Option<Box<Held<S, C, B>>>,
         },
         Calling {
             #[pin]

@@ -23,14 +23,21 @@ use crate::scope::ScopeSet;
 pub struct Rejection {
     reason: Reason,
     cause: Cause,
-    required_scopes: Option<Arc<ScopeSet>>,
-    policy: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
-    request_id: Option<Arc<str>>,
+    /// Boxed, since most refusals have none and all are moved about.
+    particulars: Option<Box<Particulars>>,
     /// The scheme that the client used, for the challenge.
     pub(crate) scheme: Option<Scheme>,
     /// Who is to say it.
     pub(crate) voice: Speaker,
+}
+
+/// What sets a refusal apart from others with the same reason.
+#[derive(Clone, Debug, Default)]
+struct Particulars {
+    required_scopes: Option<ScopeSet>,
+    policy: Option<Cow<'static, str>>,
+    request_id: Option<Arc<str>>,
 }
 
 /// Who tells the client about a refusal.
@@ -51,10 +58,8 @@ impl Rejection {
         Self {
             reason,
             cause,
-            required_scopes: None,
-            policy: None,
             retry_after: None,
-            request_id: None,
+            particulars: None,
             scheme: None,
             voice: Speaker::Gate,
         }
@@ -75,13 +80,13 @@ impl Rejection {
     /// All scopes that the operation needs, if they are why it was refused.
     #[must_use]
     pub fn required_scopes(&self) -> Option<&ScopeSet> {
-        self.required_scopes.as_deref()
+        self.particulars.as_ref()?.required_scopes.as_ref()
     }
 
     /// The name of the policy that refused, if it was marked public.
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
-        self.policy.as_deref()
+        self.particulars.as_ref()?.policy.as_deref()
     }
 
     /// How long the client is asked to wait before it tries again. On the wire it
@@ -95,29 +100,34 @@ impl Rejection {
     /// [`AuthLayer::request_id`](crate::AuthLayer::request_id).
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
-        self.request_id.as_deref()
+        self.particulars.as_ref()?.request_id.as_deref()
     }
 
     /// Whether the answer depends on more than the reason.
     pub(crate) const fn has_particulars(&self) -> bool {
-        self.required_scopes.is_some() || self.policy.is_some() || self.request_id.is_some()
+        self.particulars.is_some()
     }
 
     pub(crate) fn with_request_id(mut self, id: Option<Arc<str>>) -> Self {
-        self.request_id = id;
+        if id.is_some() {
+            self.particulars().request_id = id;
+        }
         self
     }
 
-    pub(crate) fn insufficient_scope(required: Arc<ScopeSet>) -> Self {
-        Self {
-            required_scopes: Some(required),
-            ..Self::new(Reason::InsufficientScope, Cause::ScopeMissing)
-        }
+    pub(crate) fn insufficient_scope(required: ScopeSet) -> Self {
+        let mut rejection = Self::new(Reason::InsufficientScope, Cause::ScopeMissing);
+        rejection.particulars().required_scopes = Some(required);
+        rejection
     }
 
     pub(crate) fn with_policy(mut self, name: Cow<'static, str>) -> Self {
-        self.policy = Some(name);
+        self.particulars().policy = Some(name);
         self
+    }
+
+    fn particulars(&mut self) -> &mut Particulars {
+        self.particulars.get_or_insert_default()
     }
 
     pub(crate) const fn with_retry_after(mut self, wait: Duration) -> Self {

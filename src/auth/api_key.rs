@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::keys::{
-    ApiKeys, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared, StoreError, parse,
+    ApiKeys, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared, StoreError, is_head, parse,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
@@ -54,10 +54,14 @@ impl Look {
     /// The id of a key of ours, if it is one by format and checksum.
     fn read(&self, key: &[u8]) -> Result<KeyId, Cause> {
         let parsed = parse(key)?;
-        if !self.heads.iter().any(|head| head.as_bytes() == parsed.head) {
-            return Err(Cause::KeyOfAnotherSpace);
+        if self.heads.iter().any(|head| head.as_bytes() == parsed.head) {
+            return Ok(parsed.id);
         }
-        Ok(parsed.id)
+        Err(if is_head(parsed.head) {
+            Cause::KeyOfAnotherSpace
+        } else {
+            Cause::KeyFormat
+        })
     }
 
     /// The verdict on a key, given what the store had under its id.

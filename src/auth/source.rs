@@ -212,18 +212,27 @@ fn take_header(
     name: &HeaderName,
     rules: &Rules,
 ) -> Result<Option<Credential>, Rejection> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
+    let values = if rules.keep {
+        headers.get_all(name).iter().count()
+    } else {
+        headers.len()
+    };
+    let Some(value) = take_value(headers, name, rules) else {
         return Ok(None);
     };
-    if values.next().is_some() {
+    // One look-up says both: all values of the field went with the first.
+    let values = if rules.keep {
+        values
+    } else {
+        values - headers.len()
+    };
+    if values > 1 {
         return Err(ambiguous(Cause::CarrierRepeated));
     }
     if value.is_empty() {
         return Err(malformed(Cause::EmptyCarrier, Scheme::ApiKey));
     }
-    Ok(take_value(headers, name, rules)
-        .map(|value| Credential::in_header(value, 0, Scheme::ApiKey)))
+    Ok(Some(Credential::in_header(value, 0, Scheme::ApiKey)))
 }
 
 /// Takes the value of a field out of the request, or marks what stays.

@@ -134,7 +134,7 @@ impl Rule {
         // What stands in a requirement was checked to be scopes when it was built.
         let needed = self.requirement.scopes_for(identity).map(ScopeSet::try_new);
         let rejection = match needed {
-            Some(Ok(needed)) => Rejection::insufficient_scope(Arc::new(needed)),
+            Some(Ok(needed)) => Rejection::insufficient_scope(needed),
             _ => Rejection::new(Reason::Forbidden, Cause::FactMissing),
         };
         addressed(rejection, identity)

@@ -12,6 +12,7 @@ use std::str;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::credential::{BASE62, all_of_class};
 use crate::rejection::Cause;
 
 /// The longest text that is looked at.
@@ -38,7 +39,7 @@ impl KeyId {
 
     fn new(text: &[u8]) -> Option<Self> {
         let id: [u8; ID] = text.try_into().ok()?;
-        all_digits(&id).then_some(Self(id))
+        all_of_class(&id, BASE62).then_some(Self(id))
     }
 }
 
@@ -147,7 +148,8 @@ pub(crate) struct Parsed<'a> {
     pub(crate) id: KeyId,
 }
 
-/// Reads a key from the right, where all widths are fixed.
+/// Reads a key from the right, where all widths are fixed. Whether the head is one is
+/// left to the caller, who knows which ones there are.
 pub(crate) fn parse(text: &[u8]) -> Result<Parsed<'_>, Cause> {
     // The shortest head is `aa_aa`, and an underscore parts it from the tail.
     if text.len() > MAX_LEN || text.len() < 5 + 1 + TAIL {
@@ -163,7 +165,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Parsed<'_>, Cause> {
     };
     let (secret, checksum) = secret.split_at(SECRET);
     let id = KeyId::new(id).ok_or(Cause::KeyFormat)?;
-    if !is_head(head) || !all_digits(secret) {
+    if !all_of_class(secret, BASE62) {
         return Err(Cause::KeyFormat);
     }
     let computed = crc32fast::hash(&text[..text.len() - CHECKSUM]);
@@ -182,30 +184,32 @@ pub(crate) fn is_word(text: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
-fn is_head(head: &[u8]) -> bool {
+/// Whether this can be `{prefix}_{env}`.
+pub(crate) fn is_head(head: &[u8]) -> bool {
     let Some(middle) = head.iter().position(|byte| *byte == b'_') else {
         return false;
     };
     is_word(&head[..middle]) && is_word(&head[middle + 1..])
 }
 
-/// No early return: it reads the same bytes whatever they are.
-fn all_digits(text: &[u8]) -> bool {
-    text.iter()
-        .fold(true, |good, byte| good & byte.is_ascii_alphanumeric())
-}
-
 /// A number in base62, most significant digit first.
 fn number(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0, |number, digit| {
-        let value = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'A'..=b'Z' => digit - b'A' + 10,
-            b'a'..=b'z' => digit - b'a' + 36,
-            _ => return None,
-        };
-        Some(number * 62 + u64::from(value))
-    })
+    const NONE: u8 = 255;
+    const VALUES: [u8; 256] = {
+        let mut values = [NONE; 256];
+        let mut value = 0;
+        while value < DIGITS.len() {
+            values[DIGITS[value] as usize] = value as u8;
+            value += 1;
+        }
+        values
+    };
+    digits
+        .iter()
+        .try_fold(0, |number, digit| match VALUES[usize::from(*digit)] {
+            NONE => None,
+            value => Some(number * 62 + u64::from(value)),
+        })
 }
 
 /// Fills `out` with digits, each as likely as the others.

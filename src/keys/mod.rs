@@ -36,4 +36,4 @@ pub use record::{CachedIdentity, KeyRecord, KeyState};
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
 
 pub(crate) use api_keys::{Look, Shared};
-pub(crate) use format::parse;
+pub(crate) use format::{is_head, parse};

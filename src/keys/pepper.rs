@@ -156,7 +156,7 @@ impl KeyMac {
 
 impl PartialEq for KeyMac {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        words(self).ct_eq(&words(other)).into()
     }
 }
 
@@ -188,6 +188,11 @@ impl fmt::Debug for KeyMac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyMac(..)")
     }
+}
+
+/// Four words are compared in a fraction of the time of 32 bytes.
+fn words(mac: &KeyMac) -> [u64; 4] {
+    std::array::from_fn(|i| u64::from_ne_bytes(std::array::from_fn(|byte| mac.0[8 * i + byte])))
 }
 
 fn prepare(secret: &[u8]) -> Result<Hmac<Sha256>, ConfigError> {
