@@ -159,7 +159,7 @@ impl Clock for ManualClock {
 }
 
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(NANOS).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 #[cfg(test)]
