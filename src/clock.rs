@@ -159,7 +159,10 @@ impl Clock for ManualClock {
 }
 
 fn nanos(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(NANOS).saturating_add(u64::from(duration.subsec_nanos()))
+    duration
+        .as_secs()
+        .saturating_mul(NANOS)
+        .saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub mod authorize;
 // Edge.
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg(feature = "test-util")]
+pub mod testing;
 
 pub use auth::AuthLayer;
 pub use authorize::{RequireLayer, role, scope};

@@ -1,0 +1,317 @@
+//! Where a credential may stand, that it is taken out, and that it is one.
+
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderName, Method, Request, StatusCode};
+use http_body_util::{Empty, Full};
+use tollgate::auth::{CredentialSource, Source};
+use tollgate::credential::Credential;
+use tollgate::keys::{MemoryKeys, NewKey};
+use tollgate::{ApiKeys, AuthLayer, Rejection};
+use tower::{Layer, service_fn};
+
+use crate::support::{Answer, get, issue, keys_over, send, who, with};
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+async fn keys() -> (ApiKeys, String) {
+    let keys = keys_over(MemoryKeys::new());
+    let key = issue(&keys, NewKey::for_owner("alice")).await;
+    (keys, key)
+}
+
+/// Sends a request through the layer to a service that prints what it got.
+async fn seen_behind(layer: AuthLayer<ApiKeys>, request: Request<()>) -> Answer {
+    let print = service_fn(|request: Request<()>| async move {
+        let seen = format!("{} {:?}", request.uri(), request.headers());
+        Ok::<_, std::convert::Infallible>(http::Response::new(Full::<bytes::Bytes>::from(seen)))
+    });
+    send(&layer.layer(print), request).await
+}
+
+fn text(answer: &Answer) -> &str {
+    std::str::from_utf8(&answer.body).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_behind_the_layer_does_not_see_the_credential() {
+    let (keys, key) = keys().await;
+    for request in [
+        with("x-api-key", &key),
+        with("authorization", format!("Bearer {key}")),
+        with("authorization", format!("ApiKey {key}")),
+    ] {
+        let answer = seen_behind(AuthLayer::new(keys.clone()), request).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(text(&answer), "/ {}");
+    }
+}
+
+#[tokio::test]
+async fn a_credential_that_is_kept_is_marked_sensitive() {
+    let (keys, key) = keys().await;
+    let layer = AuthLayer::new(keys).keep_credential();
+    for request in [
+        with("x-api-key", &key),
+        with("authorization", format!("Bearer {key}")),
+    ] {
+        let answer = seen_behind(layer.clone(), request).await;
+        assert!(text(&answer).contains("Sensitive"), "{}", text(&answer));
+    }
+}
+
+#[tokio::test]
+async fn a_credential_in_two_places_is_refused_even_if_both_are_good() {
+    let (keys, key) = keys().await;
+    let sources = [
+        Source::authorization(),
+        Source::header(X_API_KEY),
+        Source::query("key"),
+        Source::cookie("key"),
+    ];
+    let service = AuthLayer::new(keys).sources(sources).layer(who());
+    let bearer = format!("Bearer {key}");
+    let cookie = format!("key={key}");
+    let in_query = format!("/?key={key}");
+    let both = |name: &'static str, value: &str, uri: &str, more: Option<(HeaderName, &str)>| {
+        let mut request = with(name, value);
+        *request.uri_mut() = uri.parse().unwrap();
+        if let Some((name, value)) = more {
+            request.headers_mut().append(name, value.parse().unwrap());
+        }
+        request
+    };
+    for request in [
+        both("x-api-key", &key, "/", Some((X_API_KEY, &key))),
+        both("x-api-key", &key, "/", Some((AUTHORIZATION, &bearer))),
+        both("authorization", &bearer, &in_query, None),
+        both("authorization", &bearer, "/", Some((COOKIE, &cookie))),
+        both("cookie", &cookie, "/", Some((COOKIE, &cookie))),
+        both("cookie", &cookie, &in_query, None),
+        both("x-other", "", &format!("/?key={key}&key={key}"), None),
+        both("x-api-key", &key, "/", Some((AUTHORIZATION, "Basic dTpw"))),
+    ] {
+        let answer = send(&service, request).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer.code(), "credentials_ambiguous");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_may_log_in_for_itself_if_that_is_configured() {
+    let (keys, key) = keys().await;
+    let service = AuthLayer::new(keys).ignore_schemes(["Basic"]).layer(who());
+    let mut request = with("x-api-key", &key);
+    request
+        .headers_mut()
+        .append(AUTHORIZATION, "basic dTpw".parse().unwrap());
+    assert_eq!(send(&service, request).await.status, StatusCode::OK);
+    let alone = send(&service, with("authorization", "Basic dTpw")).await;
+    assert_eq!(alone.code(), "credentials_missing");
+}
+
+#[tokio::test]
+async fn a_key_in_the_uri_is_refused_good_or_not() {
+    let (keys, key) = keys().await;
+    let service = AuthLayer::new(keys).layer(who());
+    let bad = key.replace(&key[25..30], "00000");
+    let mut answers = Vec::new();
+    for uri in [
+        format!("/?api_key={key}"),
+        format!("/?api_key={bad}"),
+        format!("/a?x=1&whatever={key}"),
+        "/?access_token=anything".into(),
+    ] {
+        let mut request = get();
+        *request.uri_mut() = uri.parse().unwrap();
+        let answer = send(&service, request).await;
+        assert_eq!(answer.code(), "credential_in_uri", "{uri}");
+        answers.push(answer.wire());
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]));
+    // Beside a good one it is refused too.
+    let mut request = with("x-api-key", &key);
+    *request.uri_mut() = format!("/?k={key}").parse().unwrap();
+    assert_eq!(
+        send(&service, request).await.status,
+        StatusCode::BAD_REQUEST
+    );
+}
+
+#[tokio::test]
+async fn a_key_in_the_query_is_cut_out_of_the_uri() {
+    let (keys, key) = keys().await;
+    let layer = AuthLayer::new(keys).sources([Source::query("key")]);
+    for (uri, seen) in [
+        (format!("/a/b?key={key}"), "/a/b"),
+        (format!("/a?x=1&key={key}&y=%20"), "/a?x=1&y=%20"),
+        (
+            format!("http://h.example:81/a?key={key}&x"),
+            "http://h.example:81/a?x",
+        ),
+    ] {
+        let mut request = get();
+        *request.uri_mut() = uri.parse().unwrap();
+        let answer = seen_behind(layer.clone(), request).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(text(&answer), format!("{seen} {{}}"));
+        assert_eq!(answer.header("cache-control"), Some("private"));
+        assert_eq!(answer.header("vary"), None);
+    }
+    let mut request = get();
+    *request.uri_mut() = "/?key=".parse().unwrap();
+    assert_eq!(
+        seen_behind(layer, request).await.code(),
+        "request_malformed"
+    );
+}
+
+#[tokio::test]
+async fn a_cookie_is_taken_out_and_the_others_stay() {
+    let (keys, key) = keys().await;
+    let layer = AuthLayer::new(keys).sources([Source::cookie("key")]);
+    let answer = seen_behind(
+        layer.clone(),
+        with("cookie", format!("a=1; key={key}; b=2")),
+    )
+    .await;
+    assert_eq!(text(&answer), "/ {\"cookie\": \"a=1; b=2\"}");
+    assert_eq!(answer.header("vary"), Some("cookie"));
+    let answer = seen_behind(layer.clone(), with("cookie", format!("key={key}"))).await;
+    assert_eq!(text(&answer), "/ {}");
+    let answer = seen_behind(layer, with("cookie", "monkey=1; keys=2")).await;
+    assert_eq!(answer.code(), "credentials_missing");
+}
+
+#[tokio::test]
+async fn a_cookie_from_another_site_changes_nothing() {
+    let (keys, key) = keys().await;
+    let service = AuthLayer::new(keys)
+        .sources([Source::cookie("key")])
+        .layer(who());
+    let try_with = async |method: Method, fields: &[(&'static str, &'static str)]| {
+        let mut request = with("cookie", format!("key={key}"));
+        *request.method_mut() = method;
+        request
+            .headers_mut()
+            .insert("host", "api.example.com".parse().unwrap());
+        for (name, value) in fields {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        send(&service, request).await.status
+    };
+    let same = [("sec-fetch-site", "same-origin")];
+    let cross = [("sec-fetch-site", "cross-site")];
+    let site = [("sec-fetch-site", "same-site")];
+    let evil = [("origin", "https://evil.example")];
+    let null = [("origin", "null")];
+    let ours = [("origin", "https://api.example.com")];
+    assert_eq!(try_with(Method::POST, &same).await, StatusCode::OK);
+    assert_eq!(try_with(Method::POST, &ours).await, StatusCode::OK);
+    assert_eq!(
+        try_with(Method::POST, &[]).await,
+        StatusCode::OK,
+        "not a browser"
+    );
+    assert_eq!(
+        try_with(Method::GET, &cross).await,
+        StatusCode::OK,
+        "a safe method"
+    );
+    for fields in [&cross, &site, &evil, &null] {
+        assert_eq!(
+            try_with(Method::POST, fields).await,
+            StatusCode::FORBIDDEN,
+            "{fields:?}"
+        );
+        assert_eq!(
+            try_with(Method::DELETE, fields).await,
+            StatusCode::FORBIDDEN,
+            "{fields:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn caches_are_kept_off_unless_the_handler_knows_better() {
+    let (keys, key) = keys().await;
+    let layer = AuthLayer::new(keys);
+    let answer_of = async |request: Request<()>, set: &'static [(&'static str, &'static str)]| {
+        let inner = service_fn(move |_: Request<()>| async move {
+            let mut response = http::Response::new(Empty::<bytes::Bytes>::new());
+            for (name, value) in set {
+                response.headers_mut().append(*name, value.parse().unwrap());
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        send(&layer.layer(inner), request).await
+    };
+    let answer = answer_of(with("x-api-key", &key), &[]).await;
+    assert_eq!(answer.header("cache-control"), Some("private"));
+    assert_eq!(answer.header("vary"), Some("x-api-key"));
+
+    let set = &[("cache-control", "public, max-age=60"), ("vary", "accept")];
+    let answer = answer_of(with("x-api-key", &key), set).await;
+    assert_eq!(answer.header("cache-control"), Some("public, max-age=60"));
+    let vary: Vec<_> = answer.headers.get_all("vary").iter().collect();
+    assert_eq!(vary, ["accept", "x-api-key"]);
+
+    for known in [&[("vary", "accept, X-Api-Key")], &[("vary", "*")]] {
+        let answer = answer_of(with("x-api-key", &key), known).await;
+        assert_eq!(answer.headers.get_all("vary").iter().count(), 1);
+    }
+    // RFC 9111 §3.5 protects these.
+    let answer = answer_of(with("authorization", format!("Bearer {key}")), &[]).await;
+    assert!(answer.headers.is_empty(), "{:?}", answer.headers);
+}
+
+#[tokio::test]
+async fn a_source_of_ones_own_counts_like_the_others() {
+    struct FirstSegment;
+    impl CredentialSource for FirstSegment {
+        fn take(&self, parts: &mut http::request::Parts) -> Result<Option<Credential>, Rejection> {
+            let path = parts.uri.path().to_owned();
+            let Some((key, rest)) = path[1..].split_once('/') else {
+                return Ok(None);
+            };
+            parts.uri = format!("/{rest}").parse().unwrap();
+            Ok(Some(Credential::new(key.as_bytes())))
+        }
+    }
+    let (keys, key) = keys().await;
+    let sources = [Source::custom(FirstSegment), Source::authorization()];
+    let layer = AuthLayer::new(keys).sources(sources);
+    let mut request = get();
+    *request.uri_mut() = format!("/{key}/orders").parse().unwrap();
+    let answer = seen_behind(layer.clone(), request).await;
+    assert_eq!(text(&answer), "/orders {}");
+
+    let mut request = with("authorization", format!("Bearer {key}"));
+    *request.uri_mut() = format!("/{key}/orders").parse().unwrap();
+    assert_eq!(
+        seen_behind(layer, request).await.code(),
+        "credentials_ambiguous"
+    );
+}
+
+#[tokio::test]
+async fn preflights_pass_only_if_that_is_configured_and_their_credential_is_not_read() {
+    let (keys, _) = keys().await;
+    let preflight = || {
+        let mut request = with("origin", "https://app.example.com");
+        *request.method_mut() = Method::OPTIONS;
+        let headers = request.headers_mut();
+        headers.insert("access-control-request-method", "POST".parse().unwrap());
+        headers.insert("authorization", "Bearer {nonsense}".parse().unwrap());
+        request
+    };
+    let layer = AuthLayer::new(keys);
+    let answer = send(&layer.clone().layer(who()), preflight()).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let open = layer.allow_preflight().layer(who());
+    let answer = send(&open, preflight()).await;
+    assert_eq!(answer.body, "nobody");
+    // A mere OPTIONS is none.
+    let mut request = get();
+    *request.method_mut() = Method::OPTIONS;
+    assert_eq!(send(&open, request).await.status, StatusCode::UNAUTHORIZED);
+}

@@ -1,0 +1,213 @@
+//! Keys, services and stores that tests share.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tollgate::clock::{ManualClock, Timestamp};
+use tollgate::keys::{
+    KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers, StoreError,
+};
+use tollgate::{ApiKeys, Identity, Rejection};
+use tower::{Service, ServiceExt};
+
+pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+/// A pepper that is the same in every run.
+pub(crate) fn peppers() -> Peppers {
+    Peppers::new(1, [7; 32]).unwrap()
+}
+
+pub(crate) fn clock() -> ManualClock {
+    ManualClock::new(NOW)
+}
+
+/// Keys with the prefix `acme` over any store, at [`NOW`].
+pub(crate) fn keys_over<S: KeyStore>(store: S) -> ApiKeys<S> {
+    ApiKeys::new(store, peppers()).prefix("acme").clock(clock())
+}
+
+pub(crate) async fn issue<S: KeyStore>(keys: &ApiKeys<S>, new: NewKey) -> String {
+    keys.issue(new).await.unwrap().key.expose().into()
+}
+
+/// The answer to a request, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) rejection: Option<Rejection>,
+}
+
+impl Answer {
+    pub(crate) async fn of<B>(response: Response<B>) -> Self
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: std::fmt::Debug,
+    {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let rejection = parts.extensions.get::<Rejection>().cloned();
+        Self {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+            rejection,
+        }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The `code` of the problem document.
+    pub(crate) fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap().into()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn challenges(&self) -> Vec<&str> {
+        let all = self.headers.get_all("www-authenticate").iter();
+        all.map(|value| value.to_str().unwrap()).collect()
+    }
+
+    /// Status, fields and body: what a client can tell answers apart by.
+    pub(crate) fn wire(&self) -> (StatusCode, HeaderMap, Bytes) {
+        (self.status, self.headers.clone(), self.body.clone())
+    }
+}
+
+/// Sends one request as a server does: a clone, readiness, the call, the body.
+pub(crate) async fn send<S, Q, B>(service: &S, request: Request<Q>) -> Answer
+where
+    S: Service<Request<Q>, Response = Response<B>> + Clone,
+    S::Error: std::fmt::Debug,
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    Answer::of(service.clone().oneshot(request).await.unwrap()).await
+}
+
+/// A service that says whom it has seen, or `nobody`.
+pub(crate) fn who()
+-> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
++ Clone
++ Send {
+    tower::service_fn(|request: Request<()>| async move {
+        let identity = request.extensions().get::<Identity>();
+        let name = identity.map_or("nobody", Identity::subject).to_owned();
+        Ok(Response::new(Full::from(name)))
+    })
+}
+
+pub(crate) fn get() -> Request<()> {
+    Request::new(())
+}
+
+pub(crate) fn with(name: &'static str, value: impl AsRef<[u8]>) -> Request<()> {
+    let mut request = get();
+    let value = http::HeaderValue::from_bytes(value.as_ref()).unwrap();
+    request.headers_mut().append(name, value);
+    request
+}
+
+/// What a [`Scripted`] store does when it is asked for a key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Script {
+    /// Answers from memory, at once.
+    Now,
+    /// Answers from memory, one poll later.
+    Later,
+    Fails,
+    Hangs,
+    Panics,
+}
+
+/// A store in memory that does as it is told, and counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Scripted {
+    pub(crate) memory: MemoryKeys,
+    pub(crate) script: Script,
+    pub(crate) finds: Arc<AtomicUsize>,
+    pub(crate) updates: Arc<AtomicUsize>,
+}
+
+impl Scripted {
+    pub(crate) fn new(script: Script) -> Self {
+        Self {
+            memory: MemoryKeys::new(),
+            script,
+            finds: Arc::default(),
+            updates: Arc::default(),
+        }
+    }
+
+    pub(crate) fn finds(&self) -> usize {
+        self.finds.load(Ordering::SeqCst)
+    }
+}
+
+impl KeyStore for Scripted {
+    async fn find(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        self.finds.fetch_add(1, Ordering::SeqCst);
+        match self.script {
+            Script::Now => {}
+            Script::Later => tokio::task::yield_now().await,
+            Script::Fails => return Err(StoreError::unavailable("connection refused")),
+            Script::Hangs => tokio::time::sleep(Duration::from_secs(3600)).await,
+            Script::Panics => panic!("a store that panics"),
+        }
+        self.memory.find(id).await
+    }
+
+    fn find_now(&self, id: KeyId) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+        matches!(self.script, Script::Now).then(|| {
+            self.finds.fetch_add(1, Ordering::SeqCst);
+            self.memory.find_now(id).unwrap()
+        })
+    }
+
+    async fn insert(&self, record: KeyRecord) -> Result<bool, StoreError> {
+        self.memory.insert(record).await
+    }
+
+    async fn update(&self, record: KeyRecord) -> Result<bool, StoreError> {
+        self.updates.fetch_add(1, Ordering::SeqCst);
+        self.memory.update(record).await
+    }
+
+    async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {
+        self.memory.list(filter).await
+    }
+}
+
+/// The project's own vectors.
+pub(crate) fn vectors(name: &str) -> Value {
+    let path = format!("{}/tests/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Standard base64, for the vectors.
+pub(crate) fn base64(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bits = (0_u32, 0);
+    let mut out = Vec::new();
+    for digit in text.bytes().filter(|digit| *digit != b'=') {
+        let value = DIGITS.iter().position(|held| *held == digit).unwrap();
+        bits = (bits.0 << 6 | u32::try_from(value).unwrap(), bits.1 + 6);
+        if bits.1 >= 8 {
+            bits.1 -= 8;
+            out.push((bits.0 >> bits.1 & 0xff) as u8);
+        }
+    }
+    out
+}
