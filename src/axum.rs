@@ -4,7 +4,9 @@
 //! those behind an optional door, and is `None` for anonymous callers. A handler that
 //! no `AuthLayer` covers answers 500 to both, and the log names the fix.
 
-use axum::extract::{FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use std::net::SocketAddr;
+
+use axum::extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts, OriginalUri};
 use axum::response::IntoResponse;
 use http::request::Parts;
 use http::{Extensions, Response, Uri};
@@ -49,4 +51,11 @@ pub(crate) fn redact_uri(extensions: &mut Extensions, redacted: &Uri) {
     if let Some(OriginalUri(original)) = extensions.get_mut::<OriginalUri>() {
         *original = with_query(original, redacted.query().unwrap_or_default());
     }
+}
+
+/// The peer that `axum::serve` was told to note down.
+pub(crate) fn connect_info(extensions: &Extensions) -> Option<SocketAddr> {
+    extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|ConnectInfo(peer)| *peer)
 }

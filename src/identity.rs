@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::clock::Timestamp;
 use crate::credential::Scheme;
+use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
 
 /// Who calls, resolved from a credential by [`AuthLayer`](crate::AuthLayer).
@@ -37,6 +38,7 @@ struct Inner {
     credential_id: Option<Box<str>>,
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
+    restrictions: Option<Restrictions>,
 }
 
 impl Identity {
@@ -57,6 +59,7 @@ impl Identity {
             credential_id: None,
             expires_at: None,
             metadata: BTreeMap::new(),
+            restrictions: None,
         }
     }
 
@@ -140,6 +143,12 @@ impl Identity {
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.inner.metadata
+    }
+
+    /// From where and how the credential may be used, if that is restricted.
+    #[must_use]
+    pub fn restrictions(&self) -> Option<&Restrictions> {
+        self.inner.restrictions.as_ref()
     }
 
     pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
@@ -250,6 +259,7 @@ pub struct IdentityBuilder {
     credential_id: Option<Box<str>>,
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
+    restrictions: Option<Restrictions>,
 }
 
 impl IdentityBuilder {
@@ -307,6 +317,13 @@ impl IdentityBuilder {
         self
     }
 
+    /// Sets from where and how the credential may be used: the door that it is shown
+    /// at holds the request to it.
+    pub fn restrictions(mut self, restrictions: Restrictions) -> Self {
+        self.restrictions = Some(restrictions);
+        self
+    }
+
     /// The identity.
     #[must_use]
     pub fn build(self) -> Identity {
@@ -320,6 +337,7 @@ impl IdentityBuilder {
                 credential_id: self.credential_id,
                 expires_at: self.expires_at,
                 metadata: self.metadata,
+                restrictions: self.restrictions,
             }),
             scheme: None,
             judged_at: Timestamp::EPOCH,

@@ -6,8 +6,10 @@ pub mod clock;
 mod config;
 pub mod credential;
 pub mod identity;
+pub mod network;
 pub mod problem;
 pub mod rejection;
+pub mod restriction;
 pub mod scope;
 
 // Engine.
@@ -23,6 +25,7 @@ pub mod keys;
 // Gates.
 pub mod auth;
 pub mod authorize;
+mod limit;
 
 // Edge.
 #[cfg(feature = "axum")]

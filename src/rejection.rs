@@ -270,6 +270,24 @@ reasons! {
         detail: "The credential was revoked.",
         challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "API_KEY_REVOKED",
     }
+    /// The key was right, until it was sent over plain HTTP.
+    CredentialExposed {
+        status: UNAUTHORIZED, code: "credential_exposed",
+        detail: "The credential was ended because it was sent over an insecure connection.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "API_KEY_REVOKED",
+    }
+    /// Too many credentials from the client's network failed.
+    TooManyFailures {
+        status: TOO_MANY_REQUESTS, code: "too_many_failures",
+        detail: "Too many credentials from this network failed. Try again later.",
+        challenge: None, grpc: ResourceExhausted, reason: "ABNORMAL_USAGE_DETECTED",
+    }
+    /// The request came over plain HTTP.
+    InsecureTransport {
+        status: FORBIDDEN, code: "insecure_transport",
+        detail: "This resource is served over HTTPS only.",
+        challenge: None, grpc: PermissionDenied, reason: "INSECURE_TRANSPORT",
+    }
     /// The key is right, but may not be used from there or like that.
     SourceNotAllowed {
         status: FORBIDDEN, code: "source_not_allowed",
@@ -304,6 +322,17 @@ reasons! {
 }
 
 impl Reason {
+    /// The registered type of the problem, where there is one: an absolute URI.
+    #[must_use]
+    pub const fn registered_type(self) -> Option<&'static str> {
+        match self {
+            Self::TooManyFailures => {
+                Some("https://iana.org/assignments/http-problem-types#abnormal-usage-detected")
+            }
+            _ => None,
+        }
+    }
+
     /// The position in [`Reason::ALL`].
     pub(crate) const fn index(self) -> usize {
         self as usize
@@ -317,6 +346,8 @@ impl Reason {
 pub enum GrpcCode {
     /// `PERMISSION_DENIED`
     PermissionDenied = 7,
+    /// `RESOURCE_EXHAUSTED`
+    ResourceExhausted = 8,
     /// `INTERNAL`
     Internal = 13,
     /// `UNAVAILABLE`
@@ -340,6 +371,14 @@ macro_rules! causes {
             }
         }
     };
+}
+
+impl Cause {
+    /// Whether somebody tried a secret and it was wrong, as one who guesses does.
+    #[must_use]
+    pub const fn is_failed_proof(self) -> bool {
+        matches!(self, Self::KeyUnknown | Self::KeySecret)
+    }
 }
 
 causes! {
@@ -381,12 +420,20 @@ causes! {
     KeyDisabled = "key_disabled",
     /// The key was revoked.
     KeyRevoked = "key_revoked",
+    /// The key was ended because it was sent in clear.
+    KeyExposed = "key_exposed",
+    /// The client, the method or the referrer is not one that the key is for.
+    Restricted = "restricted",
     /// The store did not answer, or answered with an error.
     StoreUnavailable = "store_unavailable",
     /// The store did not answer in time.
     StoreTimeout = "store_timeout",
     /// A record names a pepper that is not configured.
     PepperUnknown = "pepper_unknown",
+    /// The network of the client has too many failed credentials.
+    NetworkThrottled = "network_throttled",
+    /// Nothing says that the request came over TLS.
+    PlainTransport = "plain_transport",
     /// A required scope is missing.
     ScopeMissing = "scope_missing",
     /// A required role, kind, tenant or attribute is missing.

@@ -4,6 +4,7 @@
 //! `Cache-Control`) are made here and cannot be taken out. The body can be
 //! restyled with [`Respond`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,7 +22,11 @@ use crate::scope::ScopeSet;
 /// The response header fields of this crate that a browser's script may want to
 /// read. Give them to the `Access-Control-Expose-Headers` of your CORS layer, and
 /// put that layer outside of `AuthLayer`, so that refusals get its fields too.
-pub const EXPOSED_HEADERS: [HeaderName; 2] = [WWW_AUTHENTICATE, RETRY_AFTER];
+pub const EXPOSED_HEADERS: [HeaderName; 3] = [WWW_AUTHENTICATE, RETRY_AFTER, CREDENTIAL_EXPIRATION];
+
+/// When the credential of the request ends, as an HTTP date: see
+/// [`AuthLayer::warn_before_expiry`](crate::AuthLayer::warn_before_expiry).
+pub const CREDENTIAL_EXPIRATION: HeaderName = HeaderName::from_static("credential-expiration");
 
 /// Gives refusals another body.
 ///
@@ -296,7 +301,7 @@ impl Voice {
     fn problem(&self, rejection: &Rejection) -> Bytes {
         #[derive(Serialize)]
         struct Problem<'a> {
-            r#type: String,
+            r#type: Cow<'static, str>,
             title: &'static str,
             status: u16,
             detail: &'static str,
@@ -310,7 +315,10 @@ impl Voice {
         }
         let reason = rejection.reason();
         let problem = Problem {
-            r#type: format!("{}{}", self.settings.problem_base, reason.code()),
+            r#type: match reason.registered_type() {
+                Some(registered) => registered.into(),
+                None => format!("{}{}", self.settings.problem_base, reason.code()).into(),
+            },
             title: reason.status().canonical_reason().unwrap_or_default(),
             status: reason.status().as_u16(),
             detail: reason.detail(),

@@ -12,7 +12,8 @@ use crate::clock::Timestamp;
 use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::keys::{
-    ApiKeys, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared, StoreError, is_head, parse,
+    ApiKeys, EndCause, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared,
+    StoreError, is_head, parse,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
@@ -31,22 +32,51 @@ impl<S: KeyStore> Authenticate for ApiKeys<S> {
             Ok(id) => id,
             Err(cause) => return Answer::Mine(Err(invalid(cause)).into()),
         };
-        let Some(found) = self.shared.store.find_now(id) else {
+        let Some(found) = self.shared.store.find_now(id, now) else {
             let (shared, key) = (Arc::clone(&self.shared), Zeroizing::new(Box::from(key)));
             return Answer::Mine(Pending::later(look_up(shared, id, key, now)));
         };
-        match look.judge(key, found, now) {
+        Answer::Mine(match judge(&self.shared, key, found, now) {
             Ok(record) if look.is_outdated(&record) => {
                 let (shared, key) = (Arc::clone(&self.shared), Zeroizing::new(Box::from(key)));
-                Answer::Mine(Pending::later(renew(shared, record, key)))
+                Pending::later(renew(shared, record, key))
             }
-            Ok(record) => Answer::Mine(Ok(record.identity(&look.source).clone()).into()),
-            Err(rejection) => Answer::Mine(Err(rejection).into()),
-        }
+            Ok(record) => Ok(record.identity(&look.source).clone()).into(),
+            Err(rejection) => Err(rejection).into(),
+        })
     }
 
     fn claims(&self, text: &[u8]) -> bool {
+        self.is_shaped_like_ours(text)
+    }
+}
+
+impl<S: KeyStore> ApiKeys<S> {
+    pub(crate) fn is_shaped_like_ours(&self, text: &[u8]) -> bool {
         text.starts_with(self.shared.look.prefix.as_bytes())
+    }
+
+    /// Ends a key that was sent in clear, if its secret is right.
+    pub(crate) async fn burn(&self, key: &[u8], now: Timestamp) {
+        let look = &self.shared.look;
+        let Ok(id) = look.read(key) else { return };
+        let found = within(look.store_timeout, self.shared.store.find(id)).await;
+        let Some(Ok(Some(record))) = found else {
+            return;
+        };
+        if look
+            .peppers
+            .mac_under(record.pepper_version, key)
+            .is_none_or(|mac| mac != record.mac)
+        {
+            return;
+        }
+        if matches!(record.state(now), KeyState::Ended(_)) {
+            return;
+        }
+        if let Err(error) = self.end(id, EndCause::CleartextExposure).await {
+            tracing::error!(target: "tollgate::keys", %id, %error, "a key that was sent in clear goes on");
+        }
     }
 }
 
@@ -64,33 +94,60 @@ impl Look {
         })
     }
 
-    /// The verdict on a key, given what the store had under its id.
-    fn judge(&self, key: &[u8], found: Found, now: Timestamp) -> Result<Arc<KeyRecord>, Rejection> {
-        let found = found.map_err(|_| unavailable(Cause::StoreUnavailable, now))?;
-        // An unknown id costs the same MAC and the same comparison as a wrong secret.
-        let Some(record) = found else {
-            let _ = self.peppers.mac(key) == KeyMac::DUMMY;
-            return Err(invalid(Cause::KeyUnknown));
-        };
-        let Some(mac) = self.peppers.mac_under(record.pepper_version, key) else {
-            return Err(Rejection::new(Reason::Internal, Cause::PepperUnknown));
-        };
-        if mac != record.mac {
-            return Err(invalid(Cause::KeySecret));
-        }
-        let (reason, cause) = match record.state(now) {
-            KeyState::Active => return Ok(record),
-            KeyState::Scheduled => (Reason::CredentialNotYetValid, Cause::KeyNotYetValid),
-            KeyState::Expired => (Reason::CredentialExpired, Cause::KeyExpired),
-            KeyState::Disabled => (Reason::CredentialRevoked, Cause::KeyDisabled),
-            KeyState::Revoked => (Reason::CredentialRevoked, Cause::KeyRevoked),
-        };
-        Err(Rejection::new(reason, cause))
-    }
-
     fn is_outdated(&self, record: &KeyRecord) -> bool {
         record.pepper_version != self.peppers.current_version()
     }
+}
+
+/// The verdict on a key, given what the store had under its id.
+fn judge<S: KeyStore>(
+    shared: &Arc<Shared<S>>,
+    key: &[u8],
+    found: Found,
+    now: Timestamp,
+) -> Result<Arc<KeyRecord>, Rejection> {
+    let look = &shared.look;
+    let found = found.map_err(|_| unavailable(Cause::StoreUnavailable, now))?;
+    // An unknown id costs the same MAC and the same comparison as a wrong secret.
+    let Some(record) = found else {
+        let _ = look.peppers.mac(key) == KeyMac::DUMMY;
+        return Err(invalid(Cause::KeyUnknown));
+    };
+    let Some(mac) = look.peppers.mac_under(record.pepper_version, key) else {
+        return Err(Rejection::new(Reason::Internal, Cause::PepperUnknown));
+    };
+    if mac != record.mac {
+        return Err(invalid(Cause::KeySecret));
+    }
+    let state = record.state(now);
+    if state.is_good() {
+        let news = shared.note_use(&record, now);
+        if let KeyState::Retiring { until } = state
+            && news
+        {
+            look.tell(record.id, KeyEventKind::UsedInGrace { until }, now);
+        }
+        return Ok(record);
+    }
+    if let KeyState::Ended(cause) = state {
+        look.tell(record.id, KeyEventKind::UsedAfterEnd(cause), now);
+    }
+    Err(refusal_of(state))
+}
+
+/// What a holder of the secret is told of a key that is not good.
+fn refusal_of(state: KeyState) -> Rejection {
+    let (reason, cause) = match state {
+        KeyState::Ended(EndCause::CleartextExposure) => {
+            (Reason::CredentialExposed, Cause::KeyExposed)
+        }
+        KeyState::Ended(EndCause::Expired) => (Reason::CredentialExpired, Cause::KeyExpired),
+        KeyState::Ended(_) => (Reason::CredentialRevoked, Cause::KeyRevoked),
+        KeyState::Disabled => (Reason::CredentialRevoked, Cause::KeyDisabled),
+        KeyState::Scheduled => (Reason::CredentialNotYetValid, Cause::KeyNotYetValid),
+        KeyState::Active | KeyState::Retiring { .. } => (Reason::Internal, Cause::Other),
+    };
+    Rejection::new(reason, cause)
 }
 
 /// Judges a key whose record must be waited for.
@@ -103,7 +160,7 @@ async fn look_up<S: KeyStore>(
     let found = within(shared.look.store_timeout, shared.store.find(id))
         .await
         .ok_or_else(|| unavailable(Cause::StoreTimeout, now))?;
-    let record = shared.look.judge(&key, found, now)?;
+    let record = judge(&shared, &key, found, now)?;
     if shared.look.is_outdated(&record) {
         return renew(shared, record, key).await;
     }

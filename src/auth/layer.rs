@@ -2,25 +2,28 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, ORIGIN, VARY};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderValue, Method, Response};
 use tower_layer::Layer;
 
 use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::source::{Rules, Source, take_one};
+use crate::auth::throttle::Reservation;
 use crate::body::Body;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
 use crate::context::Anonymous;
 use crate::credential::Scheme;
 use crate::gate::{Check, Gate, Stamp};
 use crate::identity::Identity;
+use crate::network::ClientNetwork;
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::respond::{Respond, Voice};
+use crate::respond::{CREDENTIAL_EXPIRATION, Respond, Voice};
 use crate::scope::ScopeSet;
 
 /// The layer that learns who calls: see the [module](crate::auth).
@@ -40,6 +43,9 @@ struct Door<A> {
     clock: Arc<dyn Clock>,
     voice: Voice,
     request_id: Option<Arc<RequestId>>,
+    clients: ClientNetwork,
+    stealth: bool,
+    warn_before_expiry: Option<Duration>,
 }
 
 type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
@@ -65,12 +71,14 @@ impl<A: Authenticate> AuthLayer<A> {
             clock: Arc::new(SystemClock),
             voice: Voice::default(),
             request_id: None,
+            clients: ClientNetwork::peer(),
+            stealth: false,
+            warn_before_expiry: None,
         };
-        let x_api_key = HeaderName::from_static("x-api-key");
         Self {
             door: Arc::new(door),
         }
-        .sources([Source::authorization(), Source::header(x_api_key)])
+        .sources(Source::defaults())
     }
 
     /// Sets where credentials may stand, in the order in which they are looked for. A
@@ -234,6 +242,28 @@ impl<A: Authenticate> AuthLayer<A> {
         self.set(|door| door.request_id = Some(Arc::new(read)))
     }
 
+    /// Sets how the address of a client is found, for keys that are restricted to
+    /// networks: the peer of the connection unless set.
+    #[must_use]
+    pub fn client_network(self, clients: ClientNetwork) -> Self {
+        self.set(|door| door.clients = clients)
+    }
+
+    /// Answers a key that may not be used from there, or like that, as if it were no
+    /// key: so that nobody learns that they hold a good one.
+    #[must_use]
+    pub fn hide_restrictions(self) -> Self {
+        self.set(|door| door.stealth = true)
+    }
+
+    /// Tells callers when their credential ends, from that long before: in the response
+    /// field `Credential-Expiration`, an HTTP date. For a key that has a successor it is
+    /// the end of its grace.
+    #[must_use]
+    pub fn warn_before_expiry(self, window: Duration) -> Self {
+        self.set(|door| door.warn_before_expiry = Some(window))
+    }
+
     /// Sets the clock that credentials are judged by.
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
@@ -288,6 +318,9 @@ impl<A> Clone for Door<A> {
             clock: Arc::clone(&self.clock),
             voice: self.voice.clone(),
             request_id: self.request_id.clone(),
+            clients: self.clients.clone(),
+            stealth: self.stealth,
+            warn_before_expiry: self.warn_before_expiry,
         }
     }
 }
@@ -342,7 +375,9 @@ impl<A: Authenticate> Check for Auth<A> {
         if door.allow_preflight && is_preflight(parts) {
             return Ok(anonymous).into();
         }
-        let found = take_one(parts, &door.sources, &door.rules, &*door.authenticate);
+        let found = take_one(parts, &door.sources, &door.rules, |text| {
+            door.authenticate.claims(text)
+        });
         let (credential, source) = match found {
             Ok(Some(found)) => found,
             Ok(None) => match nested(parts) {
@@ -383,23 +418,48 @@ impl<A: Authenticate> Check for Auth<A> {
     }
 
     fn admit(&self, parts: &mut Parts, pass: Shown) -> Result<DoorStamp<A>, Rejection> {
-        let scheme = pass.identity.as_ref().and_then(|identity| identity.scheme);
-        match pass.identity {
-            Some(identity) => {
-                parts.extensions.insert(identity);
-            }
-            None => {
-                parts.extensions.remove::<Identity>();
-                parts.extensions.insert(Anonymous);
-            }
+        let Shown {
+            identity,
+            source,
+            request_id,
+        } = pass;
+        let door = &*self.door;
+        let mut stamp = DoorStamp {
+            door: Arc::clone(&self.door),
+            scheme: None,
+            source,
+            request_id,
+            expiration: None,
+        };
+        let Some(identity) = identity else {
+            parts.extensions.remove::<Identity>();
+            parts.extensions.insert(Anonymous);
+            return Ok(stamp);
+        };
+        if let Some(restrictions) = identity.restrictions()
+            && !restrictions.admit(door.clients.address(parts), parts)
+        {
+            let hidden = Reason::CredentialInvalid;
+            let reason = if door.stealth {
+                hidden
+            } else {
+                Reason::SourceNotAllowed
+            };
+            let mut rejection = Rejection::new(reason, Cause::Restricted);
+            rejection.scheme = identity.scheme;
+            return Err(rejection.with_request_id(stamp.request_id));
         }
-        let door = Arc::clone(&self.door);
-        Ok(DoorStamp {
-            door,
-            scheme,
-            source: pass.source,
-            request_id: pass.request_id,
-        })
+        stamp.scheme = identity.scheme;
+        stamp.expiration = door.warn_before_expiry.and_then(|window| {
+            identity
+                .expires_at()
+                .filter(|end| end.since(identity.judged_at) <= window)
+        });
+        if let Some(reservation) = parts.extensions.remove::<Reservation>() {
+            reservation.give_back();
+        }
+        parts.extensions.insert(identity);
+        Ok(stamp)
     }
 
     fn answer(&self, rejection: Rejection) -> Response<Bytes> {
@@ -413,6 +473,8 @@ pub struct DoorStamp<A> {
     scheme: Option<Scheme>,
     source: Option<usize>,
     request_id: Option<Arc<str>>,
+    /// When the credential ends, if that is to be told.
+    expiration: Option<Timestamp>,
 }
 
 impl<A> fmt::Debug for DoorStamp<A> {
@@ -429,6 +491,11 @@ impl<A> Stamp for DoorStamp<A> {
             self.door
                 .voice
                 .speak_for_inner(response, self.scheme, self.request_id);
+        }
+        if let Some(end) = self.expiration
+            && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
+        {
+            response.headers_mut().insert(CREDENTIAL_EXPIRATION, date);
         }
         let Some(source) = self.source else { return };
         if !self.door.sources[source].is_authorization() {

@@ -79,15 +79,22 @@
 
 mod api_key;
 mod authenticate;
+mod failures;
+pub mod https_only;
 mod layer;
 mod source;
+pub mod throttle;
 
 #[expect(unused_imports, reason = "named in the docs")]
 use crate::{Identity, rejection::Reason};
 
 pub use authenticate::{Answer, Authenticate, Or};
+#[doc(inline)]
+pub use https_only::{HttpsOnlyLayer, Transport};
 pub use layer::{Auth, AuthLayer};
 pub use source::{CredentialSource, Source};
+#[doc(inline)]
+pub use throttle::ThrottleLayer;
 
 #[cfg(feature = "axum")]
 pub(crate) use source::with_query;

@@ -8,7 +8,6 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-use crate::auth::authenticate::Authenticate;
 use crate::credential::{Credential, Scheme, is_token68};
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -74,6 +73,14 @@ impl Source {
         Self(Place::Custom(Arc::new(source)))
     }
 
+    /// `Authorization` and `X-API-Key`.
+    pub(crate) fn defaults() -> Vec<Self> {
+        vec![
+            Self::authorization(),
+            Self::header(HeaderName::from_static("x-api-key")),
+        ]
+    }
+
     pub(crate) fn is_authorization(&self) -> bool {
         matches!(self.0, Place::Authorization)
     }
@@ -124,7 +131,7 @@ pub(crate) fn take_one(
     parts: &mut Parts,
     sources: &[Source],
     rules: &Rules,
-    authenticate: &impl Authenticate,
+    claims: impl Fn(&[u8]) -> bool,
 ) -> Result<Option<(Credential, usize)>, Rejection> {
     let mut found: Option<(Credential, usize)> = None;
     let mut other_scheme = false;
@@ -138,8 +145,17 @@ pub(crate) fn take_one(
         }
     }
     if let Some(query) = parts.uri.query()
-        && parameters(query)
-            .any(|(_, name, value)| name == "access_token" || authenticate.claims(value.as_bytes()))
+        && query
+            .as_bytes()
+            .split(|byte| *byte == b'&')
+            .any(|parameter| {
+                let end = parameter
+                    .iter()
+                    .position(|byte| *byte == b'=')
+                    .unwrap_or(parameter.len());
+                let (name, value) = parameter.split_at(end);
+                name == b"access_token" || claims(value.get(1..).unwrap_or_default())
+            })
     {
         return Err(Rejection::new(Reason::CredentialInUri, Cause::InUri));
     }

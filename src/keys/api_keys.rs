@@ -1,19 +1,21 @@
-//! [`ApiKeys`]: issuing keys and ending them. How one is judged is in
-//! [`auth::api_key`](crate::auth).
+//! [`ApiKeys`]: how keys are set up and issued. What is done to them later is in
+//! `manage`, and how one is judged in [`auth`](crate::auth).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
+use crate::keys::error::KeyError;
+use crate::keys::event::{KeyEvent, KeyEventKind};
 use crate::keys::format::{ApiKey, KeyId, is_word};
+use crate::keys::last_used::Uses;
 use crate::keys::memory::MemoryKeys;
+use crate::keys::new_key::{Drawn, NewKey};
 use crate::keys::pepper::Peppers;
-use crate::keys::record::{CachedIdentity, KeyRecord};
-use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
-use crate::scope::{InvalidScope, ScopeSet};
+use crate::keys::record::KeyRecord;
+use crate::keys::store::{KeyFilter, KeyPage, KeyStore};
 
 /// The keys of an API: where they are stored, how they look, how they are issued
 /// and ended. Give a clone to [`AuthLayer`](crate::AuthLayer) to let them in.
@@ -28,6 +30,7 @@ pub struct ApiKeys<S = MemoryKeys> {
 pub(crate) struct Shared<S> {
     pub(crate) store: S,
     pub(crate) look: Look,
+    pub(crate) uses: Uses,
 }
 
 /// All but the store.
@@ -40,7 +43,30 @@ pub(crate) struct Look {
     pub(crate) heads: Vec<String>,
     pub(crate) source: Box<str>,
     pub(crate) store_timeout: Duration,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
+    hear: Option<Arc<Hear>>,
+}
+
+type Hear = dyn Fn(&KeyEvent) + Send + Sync;
+
+impl Look {
+    pub(crate) fn drawn(&self, key: &ApiKey, id: KeyId, head: &str) -> Drawn {
+        Drawn {
+            id,
+            head: head.to_owned(),
+            mac: self.peppers.mac(key.expose().as_bytes()),
+            pepper_version: self.peppers.current_version(),
+        }
+    }
+
+    /// Tells the log and whoever listens.
+    pub(crate) fn tell(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
+        let event = KeyEvent { id, kind, at };
+        event.log();
+        if let Some(hear) = &self.hear {
+            hear(&event);
+        }
+    }
 }
 
 impl ApiKeys<MemoryKeys> {
@@ -86,9 +112,14 @@ impl<S: KeyStore> ApiKeys<S> {
             source: "api-key".into(),
             store_timeout: Duration::from_millis(500),
             clock: Arc::new(SystemClock),
+            hear: None,
         };
         Self {
-            shared: Arc::new(Shared { store, look }),
+            shared: Arc::new(Shared {
+                store,
+                look,
+                uses: Uses::default(),
+            }),
         }
     }
 
@@ -188,80 +219,54 @@ impl<S: KeyStore> ApiKeys<S> {
         &self.shared.store
     }
 
+    /// Sets what hears of the life of keys and of misuse: see [`KeyEvent`]. It is called
+    /// where the thing happens, so it must not block.
+    ///
+    /// # Panics
+    /// If the keys were cloned already.
+    #[must_use]
+    #[track_caller]
+    pub fn on_event(self, hear: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
+        literal(self.set(|look| look.hear = Some(Arc::new(hear))))
+    }
+
+    /// How long a key that was ended elsewhere may still be let in here, at the most:
+    /// zero where every request asks the store. See
+    /// [`Cached`](crate::keys::Cached).
+    #[must_use]
+    pub fn revocation_bound(&self) -> Duration {
+        self.shared.store.staleness()
+    }
+
     /// Draws a key and stores its record. The key is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`KeyError::InvalidScope`] and [`KeyError::InvalidTimes`] for requests that
-    /// cannot be met, [`KeyError::UnknownEnvironment`] for an environment that is not
-    /// configured, [`KeyError::Store`] if the store fails, and [`KeyError::Randomness`]
-    /// if the operating system has none.
+    /// [`KeyError::InvalidScope`], [`KeyError::InvalidNetwork`] and
+    /// [`KeyError::InvalidTimes`] for what makes no sense,
+    /// [`KeyError::UnknownEnvironment`] for an environment that is not configured,
+    /// [`KeyError::Store`] if the store fails, and [`KeyError::Randomness`] if the
+    /// operating system has none.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, KeyError> {
         let look = &self.shared.look;
-        let head = match &new.environment {
+        let head = match new.environment_name() {
             None => &look.heads[0],
             Some(env) => look
                 .heads
                 .iter()
-                .find(|head| head[look.prefix.len()..] == **env)
+                .find(|head| head[look.prefix.len()..] == *env)
                 .ok_or(KeyError::UnknownEnvironment)?,
         };
-        let created_at = look.clock.now();
-        let expires_at = new.end.map(|end| end.after(created_at));
-        if expires_at.is_some_and(|end| end <= new.not_before.unwrap_or(created_at)) {
-            return Err(KeyError::InvalidTimes);
-        }
-        let scopes = ScopeSet::try_new(&new.scopes)?;
+        let now = look.clock.now();
         // 71 bits collide about never; an id that is taken is drawn again all the same.
         for _ in 0..8 {
             let (key, id) = ApiKey::generate(head).map_err(|_| KeyError::Randomness)?;
-            let record = KeyRecord {
-                id,
-                head: head.clone(),
-                mac: look.peppers.mac(key.expose().as_bytes()),
-                pepper_version: look.peppers.current_version(),
-                owner: new.owner.clone(),
-                tenant: new.tenant.clone(),
-                name: new.name.clone(),
-                scopes: scopes.clone(),
-                roles: new.roles.clone(),
-                plan: new.plan.clone(),
-                metadata: new.metadata.clone(),
-                created_at,
-                not_before: new.not_before,
-                expires_at,
-                disabled_at: None,
-                revoked_at: None,
-                revision: 0,
-                identity: CachedIdentity::default(),
-            };
+            let record = new.clone().into_record(look.drawn(&key, id, head), now)?;
             if self.shared.store.insert(record.clone()).await? {
+                look.tell(id, KeyEventKind::Issued, now);
                 return Ok(IssuedKey { key, record });
             }
         }
         Err(KeyError::Randomness)
-    }
-
-    /// Ends a key for good. With a store in memory it is refused from the moment this
-    /// returns. Revoking it again changes nothing.
-    ///
-    /// # Errors
-    /// [`KeyError::NotFound`], [`KeyError::Conflict`] if others keep changing the
-    /// record, [`KeyError::Store`].
-    pub async fn revoke(&self, id: KeyId) -> Result<Arc<KeyRecord>, KeyError> {
-        let now = self.shared.look.clock.now();
-        for _ in 0..8 {
-            let held = self.get(id).await?.ok_or(KeyError::NotFound)?;
-            if held.revoked_at.is_some() {
-                return Ok(held);
-            }
-            let mut revoked = KeyRecord::clone(&held);
-            revoked.revoked_at = Some(now);
-            revoked.revision = held.revision.saturating_add(1);
-            if self.shared.store.update(revoked.clone()).await? {
-                return Ok(Arc::new(revoked));
-            }
-        }
-        Err(KeyError::Conflict)
     }
 
     /// The record of a key.
@@ -315,187 +320,6 @@ pub struct IssuedKey {
     pub key: ApiKey,
     /// What the store holds of it.
     pub record: KeyRecord,
-}
-
-/// A key that is to be issued.
-///
-/// ```
-/// use std::time::Duration;
-/// use tollgate::keys::NewKey;
-///
-/// let new = NewKey::for_owner("acct_1")
-///     .tenant("emea")
-///     .name("nightly export")
-///     .scopes(["orders:read"])
-///     .plan("pro")
-///     .expires_in(Duration::from_secs(90 * 86_400));
-/// ```
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct NewKey {
-    owner: String,
-    tenant: Option<String>,
-    environment: Option<String>,
-    name: String,
-    scopes: Vec<String>,
-    roles: Vec<String>,
-    plan: Option<String>,
-    metadata: BTreeMap<String, String>,
-    not_before: Option<Timestamp>,
-    end: Option<End>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum End {
-    At(Timestamp),
-    In(Duration),
-}
-
-impl End {
-    fn after(self, start: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::In(life) => start.saturating_add(life),
-        }
-    }
-}
-
-impl NewKey {
-    /// A key of that owner, without rights and without end.
-    pub fn for_owner(owner: impl Into<String>) -> Self {
-        Self {
-            owner: owner.into(),
-            tenant: None,
-            environment: None,
-            name: String::new(),
-            scopes: Vec::new(),
-            roles: Vec::new(),
-            plan: None,
-            metadata: BTreeMap::new(),
-            not_before: None,
-            end: None,
-        }
-    }
-
-    /// The tenant that the owner belongs to.
-    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
-        self.tenant = Some(tenant.into());
-        self
-    }
-
-    /// The environment, if not the first that is configured.
-    pub fn environment(mut self, env: impl Into<String>) -> Self {
-        self.environment = Some(env.into());
-        self
-    }
-
-    /// A name for people.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// Adds scopes.
-    pub fn scopes<I>(mut self, scopes: I) -> Self
-    where
-        I: IntoIterator,
-        I::Item: Into<String>,
-    {
-        self.scopes.extend(scopes.into_iter().map(Into::into));
-        self
-    }
-
-    /// Adds a role.
-    pub fn role(mut self, role: impl Into<String>) -> Self {
-        self.roles.push(role.into());
-        self
-    }
-
-    /// The plan that the owner is on.
-    pub fn plan(mut self, plan: impl Into<String>) -> Self {
-        self.plan = Some(plan.into());
-        self
-    }
-
-    /// Notes something down.
-    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.metadata.insert(name.into(), value.into());
-        self
-    }
-
-    /// The key is not valid before this.
-    pub fn not_before(mut self, start: impl Into<Timestamp>) -> Self {
-        self.not_before = Some(start.into());
-        self
-    }
-
-    /// The key is not valid from this on.
-    pub fn expires_at(mut self, end: impl Into<Timestamp>) -> Self {
-        self.end = Some(End::At(end.into()));
-        self
-    }
-
-    /// The key is valid for that long, counted from when it is issued.
-    pub fn expires_in(mut self, life: Duration) -> Self {
-        self.end = Some(End::In(life));
-        self
-    }
-}
-
-/// A key could not be issued, changed or read.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum KeyError {
-    /// Others kept changing the record.
-    Conflict,
-    /// One of the scopes is none.
-    InvalidScope(InvalidScope),
-    /// The key would end before it begins.
-    InvalidTimes,
-    /// No key has this id.
-    NotFound,
-    /// The operating system has no randomness to give.
-    Randomness,
-    /// The store failed.
-    Store(StoreError),
-    /// The environment is not configured.
-    UnknownEnvironment,
-}
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Conflict => "the key was changed by others at the same time",
-            Self::InvalidScope(_) => "one of the scopes of the key is none",
-            Self::InvalidTimes => "the key would end before it begins",
-            Self::NotFound => "no key has this id",
-            Self::Randomness => "no key could be drawn",
-            Self::Store(_) => "the key store failed",
-            Self::UnknownEnvironment => "the environment of the key is not configured",
-        })
-    }
-}
-
-impl std::error::Error for KeyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::InvalidScope(error) => Some(error),
-            Self::Store(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<StoreError> for KeyError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<InvalidScope> for KeyError {
-    fn from(error: InvalidScope) -> Self {
-        Self::InvalidScope(error)
-    }
 }
 
 fn word(text: &str) -> Result<(), ConfigError> {

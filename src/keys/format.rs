@@ -10,7 +10,7 @@ use std::fmt;
 use std::str;
 
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::credential::{BASE62, all_of_class};
 use crate::rejection::Cause;
@@ -112,8 +112,28 @@ impl ApiKey {
 
     /// Draws a key. `head` is `{prefix}_{env}`.
     pub(crate) fn generate(head: &str) -> Result<(Self, KeyId), getrandom::Error> {
+        Self::from_random(head, |block, _| getrandom::fill(block))
+    }
+
+    /// Computes a key from blocks that nobody else can: the same ones give the same key.
+    pub(crate) fn derive(
+        head: &str,
+        block: impl Fn(u32) -> [u8; 32],
+    ) -> Result<(Self, KeyId), getrandom::Error> {
+        Self::from_random(head, |out, index| {
+            let (first, second) = out.split_at_mut(32);
+            first.copy_from_slice(&block(2 * index));
+            second.copy_from_slice(&block(2 * index + 1));
+            Ok(())
+        })
+    }
+
+    fn from_random(
+        head: &str,
+        fill: impl FnMut(&mut [u8], u32) -> Result<(), getrandom::Error>,
+    ) -> Result<(Self, KeyId), getrandom::Error> {
         let mut digits = Zeroizing::new([0; ID + SECRET]);
-        draw(digits.as_mut())?;
+        draw(digits.as_mut(), fill)?;
         let (id, secret) = digits.split_at(ID);
         // One allocation of the final size: growing would leave copies behind.
         let mut text = Zeroizing::new(String::with_capacity(head.len() + 1 + TAIL));
@@ -212,22 +232,26 @@ fn number(digits: &[u8]) -> Option<u64> {
         })
 }
 
-/// Fills `out` with digits, each as likely as the others.
-fn draw(out: &mut [u8]) -> Result<(), getrandom::Error> {
+/// Fills `out` with digits, each as likely as the others. `fill` makes the n-th block.
+fn draw(
+    out: &mut [u8],
+    mut fill: impl FnMut(&mut [u8], u32) -> Result<(), getrandom::Error>,
+) -> Result<(), getrandom::Error> {
     // 248 is the greatest multiple of 62 in a byte: above it, the first digits
     // would be likelier than the last.
     const FAIR: u8 = 248;
     let mut random = Zeroizing::new([0; 64]);
     let mut at = 0;
-    while at < out.len() {
-        getrandom::fill(random.as_mut())?;
+    for index in 0.. {
+        fill(random.as_mut(), index)?;
         for byte in random.iter().filter(|byte| **byte < FAIR) {
-            let Some(digit) = out.get_mut(at) else { break };
+            let Some(digit) = out.get_mut(at) else {
+                return Ok(());
+            };
             *digit = DIGITS[usize::from(byte % 62)];
             at += 1;
         }
     }
-    random.zeroize();
     Ok(())
 }
 
@@ -256,7 +280,7 @@ mod tests {
     #[test]
     fn every_digit_is_drawn_about_as_often() {
         let mut digits = vec![0; 62 * 2_000];
-        draw(&mut digits).unwrap();
+        draw(&mut digits, |block, _| getrandom::fill(block)).unwrap();
         for digit in DIGITS {
             let count = digits.iter().filter(|drawn| *drawn == digit).count();
             // Six standard deviations: by chance once in some ten million runs.

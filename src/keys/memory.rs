@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use papaya::{Compute, HashMap, Operation};
 
+use crate::clock::Timestamp;
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
@@ -45,7 +47,11 @@ impl KeyStore for MemoryKeys {
         Ok(self.get(id))
     }
 
-    fn find_now(&self, id: KeyId) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+    fn find_now(
+        &self,
+        id: KeyId,
+        _: Timestamp,
+    ) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
         Some(Ok(self.get(id)))
     }
 
@@ -63,6 +69,20 @@ impl KeyStore for MemoryKeys {
             _ => Operation::Abort(()),
         });
         Ok(matches!(outcome, Compute::Updated { .. }))
+    }
+
+    async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
+        self.records.pin().remove(&id);
+        Ok(())
+    }
+
+    async fn note_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
+        for (id, at) in uses {
+            if let Some(record) = self.get(id) {
+                record.last_used.note(at, Duration::ZERO);
+            }
+        }
+        Ok(())
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {

@@ -22,17 +22,28 @@
 //! ```
 
 mod api_keys;
+mod error;
+mod event;
 mod format;
+mod last_used;
+mod lifecycle;
+mod manage;
 mod memory;
+mod new_key;
 mod pepper;
 mod record;
 mod store;
 
-pub use api_keys::{ApiKeys, IssuedKey, KeyError, NewKey};
+pub use api_keys::{ApiKeys, IssuedKey};
+pub use error::KeyError;
+pub use event::{KeyEvent, KeyEventKind};
 pub use format::{ApiKey, InvalidKeyId, KeyId};
+pub use lifecycle::{EndCause, Ended, KeyState, LifecycleError, Rotated};
+pub use manage::{Compromised, Rotation};
 pub use memory::MemoryKeys;
+pub use new_key::NewKey;
 pub use pepper::{KeyMac, Peppers};
-pub use record::{CachedIdentity, KeyRecord, KeyState};
+pub use record::{CachedIdentity, KeyRecord, LastUsed};
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
 
 pub(crate) use api_keys::{Look, Shared};

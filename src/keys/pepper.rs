@@ -114,6 +114,17 @@ impl Peppers {
         self.get(version).map(|pepper| mac(pepper, key))
     }
 
+    /// The n-th block of what the current pepper makes of a seed: HMAC in counter mode
+    /// (NIST SP 800-108). Nobody without the pepper can tell it from random.
+    pub(crate) fn expand(&self, seed: &[u8], block: u32) -> [u8; 32] {
+        let mut input = self.versions[0].1.clone();
+        input.update(&block.to_be_bytes());
+        // No key has this in it, so that no MAC of a key is a block of anything.
+        input.update(b"\0tollgate derive\0");
+        input.update(seed);
+        input.finalize().into_bytes().into()
+    }
+
     fn get(&self, version: u32) -> Option<&Hmac<Sha256>> {
         self.versions
             .iter()

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::keys::format::KeyId;
+use crate::keys::lifecycle::{self, Ended, KeyState, Rotated};
 use crate::keys::pepper::KeyMac;
+use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
 
 /// What a store holds of a key: whose it is, what it may do, until when, and the
@@ -62,9 +66,22 @@ pub struct KeyRecord {
     /// When it was disabled, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled_at: Option<Timestamp>,
-    /// When it was revoked. Nothing brings it back.
+    /// When and why somebody ended it. Nothing brings it back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked_at: Option<Timestamp>,
+    pub ended: Option<Ended>,
+    /// The key that it took over from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated_from: Option<KeyId>,
+    /// The key that takes over from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotated: Option<Rotated>,
+    /// From where and how it may be used.
+    #[serde(default, skip_serializing_if = "Restrictions::is_empty")]
+    pub restrictions: Restrictions,
+    /// When it was last used, to about a minute. Not a change of the record: it does
+    /// not count up the revision, and may be lost.
+    #[serde(default)]
+    pub last_used: LastUsed,
     /// Counts the changes of the record; a store compares it to find conflicts.
     #[serde(default)]
     pub revision: u64,
@@ -78,17 +95,18 @@ impl KeyRecord {
     /// Where the key stands in its life at `now`.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> KeyState {
-        if self.revoked_at.is_some() {
-            KeyState::Revoked
-        } else if self.expires_at.is_some_and(|end| now >= end) {
-            KeyState::Expired
-        } else if self.disabled_at.is_some() {
-            KeyState::Disabled
-        } else if self.not_before.is_some_and(|start| now < start) {
-            KeyState::Scheduled
-        } else {
-            KeyState::Active
-        }
+        lifecycle::state(self, now)
+    }
+
+    /// When the key stops being good, as far as that is known: its expiry, or the end
+    /// of its grace if it has a successor.
+    #[must_use]
+    pub fn good_until(&self) -> Option<Timestamp> {
+        // The grace never reaches beyond the expiry.
+        self.rotated
+            .as_ref()
+            .map(|rotated| rotated.grace_until)
+            .or(self.expires_at)
     }
 
     pub(crate) fn identity(&self, source: &str) -> &Identity {
@@ -102,7 +120,7 @@ impl KeyRecord {
             if let Some(plan) = &self.plan {
                 identity = identity.plan(plan.as_str());
             }
-            if let Some(end) = self.expires_at {
+            if let Some(end) = self.good_until() {
                 identity = identity.expires_at(end);
             }
             for role in &self.roles {
@@ -111,26 +129,12 @@ impl KeyRecord {
             for (name, value) in &self.metadata {
                 identity = identity.metadata(name, value);
             }
+            if !self.restrictions.is_empty() {
+                identity = identity.restrictions(self.restrictions.clone());
+            }
             identity.build()
         })
     }
-}
-
-/// Where a key stands in its life. Times are half-open and without leeway: a key is
-/// valid from its `not_before` on, and no more at its `expires_at`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum KeyState {
-    /// Its time has not come.
-    Scheduled,
-    /// It is good.
-    Active,
-    /// It was disabled, and can be enabled again.
-    Disabled,
-    /// Its time is over.
-    Expired,
-    /// It was revoked.
-    Revoked,
 }
 
 /// The identity of a record, computed at first use. A clone starts empty, so that a
@@ -141,5 +145,48 @@ pub struct CachedIdentity(OnceLock<Identity>);
 impl Clone for CachedIdentity {
     fn clone(&self) -> Self {
         Self::default()
+    }
+}
+
+/// When a key was last used. Records that are shared count together.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(from = "Option<Timestamp>", into = "Option<Timestamp>")]
+pub struct LastUsed(AtomicU64);
+
+impl LastUsed {
+    /// When, if ever.
+    #[must_use]
+    pub fn get(&self) -> Option<Timestamp> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            seconds => Some(Timestamp::from_unix_seconds(seconds)),
+        }
+    }
+
+    /// Notes a use. Says whether it is news: an earlier one is not, nor is one within
+    /// `coarseness` of the last.
+    pub fn note(&self, at: Timestamp, coarseness: Duration) -> bool {
+        let seconds = at.unix_seconds();
+        let known = self.0.load(Ordering::Relaxed);
+        seconds >= known.saturating_add(coarseness.as_secs().max(1))
+            && self.0.fetch_max(seconds, Ordering::Relaxed) < seconds
+    }
+}
+
+impl Clone for LastUsed {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+impl From<Option<Timestamp>> for LastUsed {
+    fn from(at: Option<Timestamp>) -> Self {
+        Self(AtomicU64::new(at.map_or(0, Timestamp::unix_seconds)))
+    }
+}
+
+impl From<LastUsed> for Option<Timestamp> {
+    fn from(last: LastUsed) -> Self {
+        last.get()
     }
 }

@@ -4,7 +4,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
 
@@ -36,8 +38,12 @@ pub trait KeyStore: Send + Sync + 'static {
     ///
     /// Stores in memory and caches answer here, which spares the request a boxed
     /// future. The default knows nothing.
-    fn find_now(&self, id: KeyId) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
-        let _ = id;
+    fn find_now(
+        &self,
+        id: KeyId,
+        now: Timestamp,
+    ) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+        let _ = (id, now);
         None
     }
 
@@ -47,6 +53,29 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Replaces the record with the same id, if its stored revision is one less than
     /// that of the new one: `false` if it is another, or there is no such record.
     fn update(&self, record: KeyRecord) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Removes a record for good: that of a key that ended long ago. No error if there is
+    /// none.
+    fn remove(&self, id: KeyId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Notes when keys were last used, each with its latest time, a batch a minute.
+    ///
+    /// An earlier time must not replace a later one, and the revision stays. The
+    /// default forgets them: they are coarse, and may be lost.
+    fn note_uses(
+        &self,
+        uses: Vec<(KeyId, Timestamp)>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = uses;
+        async { Ok(()) }
+    }
+
+    /// How old an answer of [`KeyStore::find`] may be, at the most. Zero by default:
+    /// stores that read from replicas or caches must say more, since this is what
+    /// operators are told about how fast a revocation holds.
+    fn staleness(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The records that the filter lets through, in the order of their ids.
     fn list(&self, filter: KeyFilter) -> impl Future<Output = Result<KeyPage, StoreError>> + Send;

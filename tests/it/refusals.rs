@@ -36,7 +36,7 @@ async fn a_refusal_is_a_problem_document_that_nobody_stores() {
 /// Row by row: status, code, error of the challenge, gRPC status and reason.
 #[test]
 fn every_reason_is_what_the_contract_says() {
-    use GrpcCode::{Internal, PermissionDenied, Unauthenticated, Unavailable};
+    use GrpcCode::{Internal, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable};
     use Reason as R;
     let rows = [
         (
@@ -104,6 +104,30 @@ fn every_reason_is_what_the_contract_says() {
             "API_KEY_REVOKED",
         ),
         (
+            R::CredentialExposed,
+            401,
+            "credential_exposed",
+            Some("invalid_token"),
+            Unauthenticated,
+            "API_KEY_REVOKED",
+        ),
+        (
+            R::TooManyFailures,
+            429,
+            "too_many_failures",
+            None,
+            ResourceExhausted,
+            "ABNORMAL_USAGE_DETECTED",
+        ),
+        (
+            R::InsecureTransport,
+            403,
+            "insecure_transport",
+            None,
+            PermissionDenied,
+            "INSECURE_TRANSPORT",
+        ),
+        (
             R::SourceNotAllowed,
             403,
             "source_not_allowed",
@@ -155,7 +179,7 @@ fn every_code_is_explained_where_its_type_points_to() {
     let page = std::fs::read_to_string(path).unwrap();
     for reason in Reason::ALL {
         let heading = format!(
-            "//! ## {}\n//! {}. ",
+            "//! ## {}\n//! Status {}: ",
             reason.code(),
             reason.status().as_u16()
         );
@@ -357,6 +381,6 @@ async fn a_door_inside_a_door_is_an_error_that_names_the_fix() {
 fn scripts_of_other_origins_may_read_what_they_need() {
     assert_eq!(
         EXPOSED_HEADERS.map(|name| name.to_string()),
-        ["www-authenticate", "retry-after"]
+        ["www-authenticate", "retry-after", "credential-expiration"]
     );
 }

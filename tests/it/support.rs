@@ -169,10 +169,14 @@ impl KeyStore for Scripted {
         self.memory.find(id).await
     }
 
-    fn find_now(&self, id: KeyId) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+    fn find_now(
+        &self,
+        id: KeyId,
+        now: Timestamp,
+    ) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
         matches!(self.script, Script::Now).then(|| {
             self.finds.fetch_add(1, Ordering::SeqCst);
-            self.memory.find_now(id).unwrap()
+            self.memory.find_now(id, now).unwrap()
         })
     }
 
@@ -183,6 +187,10 @@ impl KeyStore for Scripted {
     async fn update(&self, record: KeyRecord) -> Result<bool, StoreError> {
         self.updates.fetch_add(1, Ordering::SeqCst);
         self.memory.update(record).await
+    }
+
+    async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
+        self.memory.remove(id).await
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {

@@ -1,0 +1,302 @@
+//! [`HttpsOnlyLayer`]: refuses what came over plain HTTP, before anything is read of it.
+//!
+//! It stands outside of `AuthLayer`, and answers 403 without a redirect: a client that
+//! is redirected has shown its credential already, and would do so again. The answer is
+//! the same whatever is shown.
+//!
+//! How a request came is known from, in this order: the trusted proxies of
+//! [`HttpsOnlyLayer::client_network`]; a [`Transport`] that the server put into the
+//! request's extensions; nothing else. What is not known to be TLS is plain.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use std::net::SocketAddr;
+//! use http::{Request, Response};
+//! use tollgate::auth::{HttpsOnlyLayer, Transport};
+//! use tollgate::network::ClientNetwork;
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! let layer = HttpsOnlyLayer::new().client_network(ClientNetwork::peer().trust(["10.0.0.0/8"]));
+//! let service = layer.layer(service_fn(|_: Request<()>| async {
+//!     Ok::<_, std::convert::Infallible>(Response::new(()))
+//! }));
+//!
+//! let proxy: SocketAddr = "10.0.0.9:4711".parse()?;
+//! let request = Request::get("/").extension(proxy).header("x-forwarded-proto", "https");
+//! assert_eq!(service.clone().oneshot(request.body(())?).await?.status(), 200);
+//!
+//! let request = Request::get("/").extension(Transport::Tls).body(())?;
+//! assert_eq!(service.clone().oneshot(request).await?.status(), 200);
+//!
+//! // Neither the URI nor a field that anybody can write says anything.
+//! let request = Request::get("https://h/").header("x-forwarded-proto", "https").body(())?;
+//! assert_eq!(service.oneshot(request).await?.status(), 403);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Burning keys
+//! A key that was sent in clear has been seen. [`HttpsOnlyLayer::burn`] ends such keys,
+//! if their secret is right: after the answer is decided, in a task of its own, and no
+//! more often per network than the budget says, so that guessing at keys over plain HTTP
+//! costs little and tells nothing.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use tower_layer::Layer;
+
+use crate::auth::failures::Failures;
+use crate::auth::source::{Rules, Source, take_one};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::credential::Credential;
+use crate::gate::{Check, Gate};
+use crate::keys::{ApiKeys, KeyStore};
+use crate::limit::gcra::Rate;
+use crate::network::ClientNetwork;
+use crate::pending::Pending;
+use crate::rejection::{Cause, Reason, Rejection};
+use crate::respond::{Respond, Voice};
+
+/// How a request came: put it into the extensions of requests where the server knows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::exhaustive_enums, reason = "it is encrypted or it is not")]
+pub enum Transport {
+    /// Encrypted.
+    Tls,
+    /// In clear.
+    Plain,
+}
+
+/// The layer that refuses plain HTTP: see the [module](crate::auth::https_only).
+#[derive(Clone)]
+pub struct HttpsOnlyLayer {
+    rule: Arc<Rule>,
+}
+
+#[derive(Clone)]
+struct Rule {
+    assumed: Option<Transport>,
+    allow_loopback: bool,
+    clients: ClientNetwork,
+    clock: Arc<dyn Clock>,
+    voice: Voice,
+    burn: Option<Arc<Burn>>,
+}
+
+/// What ends keys that were sent in clear.
+struct Burn {
+    sources: Vec<Source>,
+    budget: Failures,
+    end: Box<dyn Fn(Credential, Timestamp) + Send + Sync>,
+    claims: Box<dyn Fn(&[u8]) -> bool + Send + Sync>,
+}
+
+impl Default for HttpsOnlyLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HttpsOnlyLayer {
+    /// Believes the server, and nobody else.
+    #[must_use]
+    pub fn new() -> Self {
+        let rule = Rule {
+            assumed: None,
+            allow_loopback: false,
+            clients: ClientNetwork::peer(),
+            clock: Arc::new(SystemClock),
+            voice: Voice::default(),
+            burn: None,
+        };
+        Self {
+            rule: Arc::new(rule),
+        }
+    }
+
+    /// Takes all requests to have come like that: for servers that do nothing but TLS,
+    /// and for those behind a mesh that does it for them.
+    #[must_use]
+    pub fn assume(self, transport: Transport) -> Self {
+        self.set(|rule| rule.assumed = Some(transport))
+    }
+
+    /// Lets clients on this machine come in clear.
+    #[must_use]
+    pub fn allow_loopback(self) -> Self {
+        self.set(|rule| rule.allow_loopback = true)
+    }
+
+    /// Sets which proxies are believed, and how the network of a client is found.
+    #[must_use]
+    pub fn client_network(self, clients: ClientNetwork) -> Self {
+        self.set(|rule| rule.clients = clients)
+    }
+
+    /// Ends keys that are shown in clear, with the cause
+    /// [`CleartextExposure`](crate::keys::EndCause::CleartextExposure): at most so many a
+    /// minute from one network. They are looked for where `AuthLayer` does by default.
+    ///
+    /// # Panics
+    /// If the budget is zero.
+    #[must_use]
+    #[track_caller]
+    pub fn burn<S: KeyStore>(self, keys: ApiKeys<S>, per_minute: u32) -> Self {
+        assert!(per_minute > 0, "a budget of nothing burns nothing");
+        let interval = Duration::from_secs(60) / per_minute;
+        let rate = Rate {
+            interval,
+            tolerance: interval.saturating_mul(per_minute),
+        };
+        let claimed = keys.clone();
+        let burn = Burn {
+            sources: Source::defaults(),
+            budget: Failures::new(rate, 4_096),
+            claims: Box::new(move |text| claimed.is_shaped_like_ours(text)),
+            end: Box::new(move |credential, now| {
+                let keys = keys.clone();
+                // Without a runtime there is nobody to do it; the request is refused anyway.
+                let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                    return;
+                };
+                runtime.spawn(async move { keys.burn(credential.expose(), now).await });
+            }),
+        };
+        self.set(|rule| rule.burn = Some(Arc::new(burn)))
+    }
+
+    /// Restyles the body of refusals.
+    #[must_use]
+    pub fn respond_with(self, respond: impl Respond) -> Self {
+        self.set(|rule| {
+            rule.voice
+                .set(|settings| settings.respond = Some(Arc::new(respond)))
+        })
+    }
+
+    /// Sets the clock.
+    #[must_use]
+    pub fn clock(self, clock: impl Clock) -> Self {
+        self.set(|rule| rule.clock = Arc::new(clock))
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Rule)) -> Self {
+        change(Arc::make_mut(&mut self.rule));
+        self
+    }
+}
+
+impl fmt::Debug for HttpsOnlyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpsOnlyLayer")
+            .field("assumed", &self.rule.assumed)
+            .field("clients", &self.rule.clients)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for HttpsOnlyLayer {
+    type Service = Gate<S, HttpsOnly>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Gate::new(
+            inner,
+            HttpsOnly {
+                rule: Arc::clone(&self.rule),
+            },
+        )
+    }
+}
+
+/// The check of an [`HttpsOnlyLayer`].
+#[derive(Clone)]
+pub struct HttpsOnly {
+    rule: Arc<Rule>,
+}
+
+impl fmt::Debug for HttpsOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpsOnly").finish_non_exhaustive()
+    }
+}
+
+impl Check for HttpsOnly {
+    type Pass = ();
+    type Stamp = ();
+
+    fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
+        if self.rule.transport(parts) == Transport::Tls {
+            return Ok(()).into();
+        }
+        self.rule.burn_what_is_shown(parts);
+        Err(Rejection::new(
+            Reason::InsecureTransport,
+            Cause::PlainTransport,
+        ))
+        .into()
+    }
+
+    fn admit(&self, _: &mut Parts, (): ()) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        self.rule.voice.answer(rejection)
+    }
+}
+
+impl Rule {
+    fn transport(&self, parts: &Parts) -> Transport {
+        if let Some(assumed) = self.assumed {
+            return assumed;
+        }
+        // The connection may be encrypted, and yet carry what came to the proxy in clear.
+        let said = match self.clients.is_https(parts) {
+            Some(true) => Transport::Tls,
+            Some(false) => Transport::Plain,
+            None => parts.extensions.get().copied().unwrap_or(Transport::Plain),
+        };
+        let local = || {
+            self.clients
+                .address(parts)
+                .is_some_and(|client| client.is_loopback())
+        };
+        if self.allow_loopback && local() {
+            Transport::Tls
+        } else {
+            said
+        }
+    }
+
+    /// What is done here is done for every credential alike; what depends on it is done
+    /// in a task.
+    fn burn_what_is_shown(&self, parts: &mut Parts) {
+        let Some(burn) = &self.burn else { return };
+        let Some(client) = self.clients.address(parts) else {
+            return;
+        };
+        let rules = Rules {
+            keep: false,
+            max_len: 256,
+            ignored_schemes: Vec::new(),
+        };
+        let claims = |text: &[u8]| (burn.claims)(text);
+        let Ok(Some((credential, _))) = take_one(parts, &burn.sources, &rules, claims) else {
+            return;
+        };
+        let now = self.clock.now();
+        if burn
+            .budget
+            .charge(self.clients.network(client), now)
+            .is_ok()
+        {
+            (burn.end)(credential, now);
+        }
+    }
+}

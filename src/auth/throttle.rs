@@ -1,0 +1,320 @@
+//! [`ThrottleLayer`]: holds back networks whose credentials keep failing.
+//!
+//! It stands *outside* of `AuthLayer`. Before a request is looked at, its network is
+//! charged for one failure; the charge is given back as soon as the request turns out
+//! not to be one: when the door has found the caller good, when it refuses for any other
+//! reason than a wrong secret, or when the client goes away. A network that cannot be
+//! charged gets 429, whatever it shows.
+//!
+//! Networks are charged, never keys: nobody can lock a caller out by guessing at their
+//! key from elsewhere.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use std::net::SocketAddr;
+//! use http::{Request, Response, StatusCode};
+//! use tollgate::auth::ThrottleLayer;
+//! use tollgate::keys::{NewKey, Peppers};
+//! use tollgate::{ApiKeys, AuthLayer};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let keys = ApiKeys::in_memory(Peppers::random()).prefix("acme");
+//! let elsewhere = ApiKeys::in_memory(Peppers::random()).prefix("acme");
+//! let guess = elsewhere.issue(NewKey::for_owner("eve")).await?;
+//!
+//! let service = ServiceBuilder::new()
+//!     .layer(ThrottleLayer::failures_per_minute(10).burst(2))
+//!     .layer(AuthLayer::new(keys))
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, std::convert::Infallible>(Response::new(()))
+//!     }));
+//!
+//! let peer: SocketAddr = "192.0.2.7:4711".parse()?;
+//! let mut statuses = Vec::new();
+//! for _ in 0..3 {
+//!     let request = Request::get("/").extension(peer).header("x-api-key", guess.key.expose());
+//!     statuses.push(service.clone().oneshot(request.body(())?).await?.status().as_u16());
+//! }
+//! assert_eq!(statuses, [401, 401, 429]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Deployment
+//! A request without a client address, for instance over a Unix socket, is not
+//! throttled. Behind proxies, say which to trust: see
+//! [`ClientNetwork`](crate::network::ClientNetwork).
+//!
+//! # Cost
+//! One lock that few networks share, one allocation. Memory is fixed: 65,536 networks
+//! unless set, 16 bytes each.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use ipnet::IpNet;
+use tower_layer::Layer;
+
+use crate::auth::failures::Failures;
+use crate::body::Body;
+use crate::clock::{Clock, SystemClock};
+use crate::gate::{Check, Gate, Stamp};
+use crate::limit::gcra::Rate;
+use crate::network::ClientNetwork;
+use crate::pending::Pending;
+use crate::rejection::{Cause, Reason, Rejection};
+use crate::respond::{Respond, Voice};
+
+/// The layer that holds back networks whose credentials keep failing: see the
+/// [module](crate::auth::throttle).
+#[derive(Clone)]
+pub struct ThrottleLayer {
+    settings: Settings,
+    throttle: Arc<Throttle>,
+}
+
+#[derive(Clone)]
+struct Settings {
+    per_minute: u32,
+    burst: u32,
+    networks: usize,
+}
+
+#[derive(Clone)]
+struct Throttle {
+    failures: Arc<Failures>,
+    clients: ClientNetwork,
+    clock: Arc<dyn Clock>,
+    voice: Voice,
+}
+
+impl ThrottleLayer {
+    /// Lets a network fail so often a minute, and as often at once.
+    ///
+    /// # Panics
+    /// If it is zero: nobody could ever mistype a key.
+    #[must_use]
+    #[track_caller]
+    pub fn failures_per_minute(count: u32) -> Self {
+        assert!(
+            count > 0,
+            "a network must be allowed at least one failure a minute"
+        );
+        let settings = Settings {
+            per_minute: count,
+            burst: count,
+            networks: 65_536,
+        };
+        let throttle = Throttle {
+            failures: Arc::new(settings.failures()),
+            clients: ClientNetwork::peer(),
+            clock: Arc::new(SystemClock),
+            voice: Voice::default(),
+        };
+        Self {
+            settings,
+            throttle: Arc::new(throttle),
+        }
+    }
+
+    /// Lets a network fail so often at once. It is also how many requests of a network
+    /// may be under judgement at the same time.
+    ///
+    /// # Panics
+    /// If it is zero.
+    #[must_use]
+    #[track_caller]
+    pub fn burst(mut self, count: u32) -> Self {
+        assert!(
+            count > 0,
+            "a network must be allowed at least one failure at once"
+        );
+        self.settings.burst = count;
+        self.rebuild()
+    }
+
+    /// Sets how many networks are remembered, at the least.
+    #[must_use]
+    pub fn networks(mut self, count: usize) -> Self {
+        self.settings.networks = count.max(1);
+        self.rebuild()
+    }
+
+    /// Sets how the network of a client is found.
+    #[must_use]
+    pub fn client_network(self, clients: ClientNetwork) -> Self {
+        self.set(|throttle| throttle.clients = clients)
+    }
+
+    /// Restyles the body of refusals.
+    #[must_use]
+    pub fn respond_with(self, respond: impl Respond) -> Self {
+        self.set(|throttle| {
+            throttle
+                .voice
+                .set(|settings| settings.respond = Some(Arc::new(respond)));
+        })
+    }
+
+    /// Sets the clock.
+    #[must_use]
+    pub fn clock(self, clock: impl Clock) -> Self {
+        self.set(|throttle| throttle.clock = Arc::new(clock))
+    }
+
+    /// How often a network that had failed was forgotten for lack of room.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.throttle.failures.forgotten()
+    }
+
+    fn rebuild(self) -> Self {
+        let failures = Arc::new(self.settings.failures());
+        self.set(|throttle| throttle.failures = failures)
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Throttle)) -> Self {
+        change(Arc::make_mut(&mut self.throttle));
+        self
+    }
+}
+
+impl Settings {
+    fn failures(&self) -> Failures {
+        let interval = Duration::from_secs(60) / self.per_minute;
+        let rate = Rate {
+            interval,
+            tolerance: interval.saturating_mul(self.burst),
+        };
+        Failures::new(rate, self.networks)
+    }
+}
+
+impl fmt::Debug for ThrottleLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThrottleLayer")
+            .field("per_minute", &self.settings.per_minute)
+            .field("burst", &self.settings.burst)
+            .field("clients", &self.throttle.clients)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for ThrottleLayer {
+    type Service = Gate<S, Throttled>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Gate::new(
+            inner,
+            Throttled {
+                throttle: Arc::clone(&self.throttle),
+            },
+        )
+    }
+}
+
+/// The check of a [`ThrottleLayer`].
+#[derive(Clone)]
+pub struct Throttled {
+    throttle: Arc<Throttle>,
+}
+
+impl fmt::Debug for Throttled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Throttled").finish_non_exhaustive()
+    }
+}
+
+impl Check for Throttled {
+    type Pass = Option<Reservation>;
+    type Stamp = ThrottleStamp;
+
+    fn check(&self, parts: &mut Parts) -> Pending<Result<Self::Pass, Rejection>> {
+        let throttle = &*self.throttle;
+        let Some(client) = throttle.clients.address(parts) else {
+            return Ok(None).into();
+        };
+        let network = throttle.clients.network(client);
+        if let Err(wait) = throttle.failures.charge(network, throttle.clock.now()) {
+            let rejection = Rejection::new(Reason::TooManyFailures, Cause::NetworkThrottled);
+            return Err(rejection.with_retry_after(wait)).into();
+        }
+        let failures = Arc::clone(&throttle.failures);
+        let charge = Charge {
+            failures,
+            network,
+            settled: AtomicBool::new(false),
+        };
+        Ok(Some(Reservation(Arc::new(charge)))).into()
+    }
+
+    fn admit(&self, parts: &mut Parts, pass: Self::Pass) -> Result<ThrottleStamp, Rejection> {
+        if let Some(reservation) = &pass {
+            parts.extensions.insert(reservation.clone());
+        }
+        Ok(ThrottleStamp(pass))
+    }
+
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        self.throttle.voice.answer(rejection)
+    }
+}
+
+/// A charge that may yet be given back. It stands in the request, so that the door can
+/// do so the moment it knows better; and it is given back when nobody holds it.
+#[derive(Clone)]
+pub struct Reservation(Arc<Charge>);
+
+struct Charge {
+    failures: Arc<Failures>,
+    network: IpNet,
+    settled: AtomicBool,
+}
+
+impl Reservation {
+    pub(crate) fn give_back(&self) {
+        self.0.give_back();
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").finish_non_exhaustive()
+    }
+}
+
+impl Charge {
+    fn give_back(&self) {
+        if !self.settled.swap(true, Ordering::Relaxed) {
+            self.failures.refund(self.network);
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Keeps the charge of a request that did fail.
+#[derive(Debug)]
+pub struct ThrottleStamp(Option<Reservation>);
+
+impl Stamp for ThrottleStamp {
+    fn apply<B>(self, response: &mut Response<Body<B>>) {
+        let Some(Reservation(charge)) = self.0 else {
+            return;
+        };
+        let rejection = response.extensions().get::<Rejection>();
+        if rejection.is_some_and(|rejection| rejection.cause().is_failed_proof()) {
+            charge.settled.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! [`KeyEvent`]: what an operator wants to hear of keys.
+
+use crate::clock::Timestamp;
+use crate::keys::format::KeyId;
+use crate::keys::lifecycle::EndCause;
+
+/// Something happened in the life of a key, or a key was used that should not be.
+///
+/// Every event is also an event of `tracing` with the target `tollgate::keys`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct KeyEvent {
+    /// The key.
+    pub id: KeyId,
+    /// What happened.
+    pub kind: KeyEventKind,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What happened to a key, or with it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum KeyEventKind {
+    /// It was disabled.
+    Disabled,
+    /// It was enabled again.
+    Enabled,
+    /// Somebody ended it. (That its time is over is no event.)
+    Ended(EndCause),
+    /// It was issued.
+    Issued,
+    /// A successor was issued.
+    RotatedTo(KeyId),
+    /// It will begin at another time.
+    Scheduled,
+    /// It was given other scopes.
+    ScopesChanged,
+    /// It was used, with the right secret, after its end.
+    UsedAfterEnd(EndCause),
+    /// It was used while its successor is there already: at most once a minute. When
+    /// these cease, its users have moved.
+    UsedInGrace {
+        /// When the grace ends.
+        until: Timestamp,
+    },
+}
+
+impl KeyEventKind {
+    /// A stable name, fit for a metric's label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Enabled => "enabled",
+            Self::Ended(_) => "ended",
+            Self::Issued => "issued",
+            Self::RotatedTo(_) => "rotated",
+            Self::Scheduled => "scheduled",
+            Self::ScopesChanged => "scopes_changed",
+            Self::UsedAfterEnd(_) => "used_after_end",
+            Self::UsedInGrace { .. } => "used_in_grace",
+        }
+    }
+}
+
+impl KeyEvent {
+    pub(crate) fn log(&self) {
+        let (id, event) = (self.id, self.kind.as_str());
+        match self.kind {
+            KeyEventKind::UsedAfterEnd(cause) => {
+                let cause = cause.as_str();
+                tracing::warn!(target: "tollgate::keys", %id, event, cause);
+            }
+            KeyEventKind::Ended(cause) => {
+                let cause = cause.as_str();
+                tracing::info!(target: "tollgate::keys", %id, event, cause);
+            }
+            _ => tracing::info!(target: "tollgate::keys", %id, event),
+        }
+    }
+}

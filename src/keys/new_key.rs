@@ -1,0 +1,229 @@
+//! [`NewKey`]: a key that is to be issued.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::keys::error::KeyError;
+use crate::keys::format::KeyId;
+use crate::keys::pepper::KeyMac;
+use crate::keys::record::{CachedIdentity, KeyRecord, LastUsed};
+use crate::network::parse_network;
+use crate::restriction::Restrictions;
+use crate::scope::ScopeSet;
+
+/// A key that is to be issued.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::keys::NewKey;
+///
+/// let new = NewKey::for_owner("acct_1")
+///     .tenant("emea")
+///     .name("nightly export")
+///     .scopes(["orders:read"])
+///     .plan("pro")
+///     .expires_in(Duration::from_secs(90 * 86_400));
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct NewKey {
+    owner: String,
+    tenant: Option<String>,
+    environment: Option<String>,
+    name: String,
+    scopes: Vec<String>,
+    roles: Vec<String>,
+    plan: Option<String>,
+    metadata: BTreeMap<String, String>,
+    networks: Vec<String>,
+    methods: Vec<String>,
+    referrers: Vec<String>,
+    not_before: Option<Timestamp>,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    At(Timestamp),
+    In(Duration),
+}
+
+impl End {
+    fn after(self, start: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::In(life) => start.saturating_add(life),
+        }
+    }
+}
+
+impl NewKey {
+    /// A key of that owner, without rights and without end.
+    pub fn for_owner(owner: impl Into<String>) -> Self {
+        Self {
+            owner: owner.into(),
+            tenant: None,
+            environment: None,
+            name: String::new(),
+            scopes: Vec::new(),
+            roles: Vec::new(),
+            plan: None,
+            metadata: BTreeMap::new(),
+            networks: Vec::new(),
+            methods: Vec::new(),
+            referrers: Vec::new(),
+            not_before: None,
+            end: None,
+        }
+    }
+
+    /// The tenant that the owner belongs to.
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// The environment, if not the first that is configured.
+    pub fn environment(mut self, env: impl Into<String>) -> Self {
+        self.environment = Some(env.into());
+        self
+    }
+
+    /// A name for people.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Adds scopes.
+    pub fn scopes<I>(mut self, scopes: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.scopes.extend(scopes.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds a role.
+    pub fn role(mut self, role: impl Into<String>) -> Self {
+        self.roles.push(role.into());
+        self
+    }
+
+    /// The plan that the owner is on.
+    pub fn plan(mut self, plan: impl Into<String>) -> Self {
+        self.plan = Some(plan.into());
+        self
+    }
+
+    /// Notes something down.
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// The key is good only from these networks: addresses, or networks in CIDR
+    /// notation.
+    pub fn networks<I>(mut self, networks: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.networks.extend(networks.into_iter().map(Into::into));
+        self
+    }
+
+    /// The key is good only for these methods.
+    pub fn methods<I>(mut self, methods: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.methods.extend(methods.into_iter().map(Into::into));
+        self
+    }
+
+    /// The key is good only for scripts of these origins: see
+    /// [`Restrictions::referrers`].
+    pub fn referrers<I>(mut self, origins: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.referrers.extend(origins.into_iter().map(Into::into));
+        self
+    }
+
+    /// The key is not valid before this.
+    pub fn not_before(mut self, start: impl Into<Timestamp>) -> Self {
+        self.not_before = Some(start.into());
+        self
+    }
+
+    /// The key is not valid from this on.
+    pub fn expires_at(mut self, end: impl Into<Timestamp>) -> Self {
+        self.end = Some(End::At(end.into()));
+        self
+    }
+
+    /// The key is valid for that long, counted from when it is issued.
+    pub fn expires_in(mut self, life: Duration) -> Self {
+        self.end = Some(End::In(life));
+        self
+    }
+
+    /// The environment that was asked for.
+    pub(crate) fn environment_name(&self) -> Option<&str> {
+        self.environment.as_deref()
+    }
+
+    /// The record of the key, all but what is drawn: that comes from `drawn`.
+    pub(crate) fn into_record(self, drawn: Drawn, now: Timestamp) -> Result<KeyRecord, KeyError> {
+        let expires_at = self.end.map(|end| end.after(now));
+        if expires_at.is_some_and(|end| end <= self.not_before.unwrap_or(now)) {
+            return Err(KeyError::InvalidTimes);
+        }
+        let networks = self.networks.iter().map(|network| parse_network(network));
+        let networks = networks
+            .collect::<Result<_, _>>()
+            .map_err(KeyError::InvalidNetwork)?;
+        Ok(KeyRecord {
+            id: drawn.id,
+            head: drawn.head,
+            mac: drawn.mac,
+            pepper_version: drawn.pepper_version,
+            owner: self.owner,
+            tenant: self.tenant,
+            name: self.name,
+            scopes: ScopeSet::try_new(&self.scopes)?,
+            roles: self.roles,
+            plan: self.plan,
+            metadata: self.metadata,
+            created_at: now,
+            not_before: self.not_before,
+            expires_at,
+            disabled_at: None,
+            ended: None,
+            rotated_from: None,
+            rotated: None,
+            restrictions: Restrictions {
+                networks,
+                methods: self.methods,
+                referrers: self.referrers,
+            },
+            last_used: LastUsed::default(),
+            revision: 0,
+            identity: CachedIdentity::default(),
+        })
+    }
+}
+
+/// What is drawn when a key is made.
+pub(crate) struct Drawn {
+    pub(crate) id: KeyId,
+    pub(crate) head: String,
+    pub(crate) mac: KeyMac,
+    pub(crate) pepper_version: u32,
+}

@@ -1,0 +1,3 @@
+//! How much: the arithmetic that the gates count with.
+
+pub(crate) mod gcra;

@@ -1,0 +1,157 @@
+//! [`Restrictions`]: from where and how a credential may be used.
+
+use std::net::IpAddr;
+
+use http::header::{ORIGIN, REFERER};
+use http::request::Parts;
+use http::{HeaderName, Uri};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// From where and how a credential may be used. An empty list restricts nothing;
+/// with several lists, all must be met.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a store must be able to build one from columns"
+)]
+pub struct Restrictions {
+    /// The networks that the client must be in, one of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpNet>,
+    /// The methods that may be used, as they stand in the request: `HEAD` is not
+    /// allowed by `GET`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// The origins that a browser's request must come from: `https://app.example.com`,
+    /// or `https://*.example.com` for all hosts below. They are read from `Origin` or
+    /// `Referer`, which anything but a browser can forge.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<String>,
+}
+
+impl Restrictions {
+    /// Whether nothing is restricted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.methods.is_empty() && self.referrers.is_empty()
+    }
+
+    /// Whether a request may be made. A client whose address is not known is in no
+    /// network.
+    #[must_use]
+    pub fn admit(&self, client: Option<IpAddr>, request: &Parts) -> bool {
+        let network = |net: &IpNet| client.is_some_and(|client| net.contains(&client));
+        let method = |method: &String| *method == request.method.as_str();
+        (self.networks.is_empty() || self.networks.iter().any(network))
+            && (self.methods.is_empty() || self.methods.iter().any(method))
+            && (self.referrers.is_empty() || self.admits_referrer(request))
+    }
+
+    fn admits_referrer(&self, request: &Parts) -> bool {
+        let field = |name: HeaderName| request.headers.get(name)?.to_str().ok()?.parse().ok();
+        let Some(from) = field(ORIGIN).or_else(|| field(REFERER)) else {
+            return false;
+        };
+        self.referrers
+            .iter()
+            .any(|pattern| is_origin_of(pattern, &from))
+    }
+}
+
+/// Whether a URI is of that origin: same scheme, same port, same host or, for
+/// `scheme://*.domain`, one below the domain.
+fn is_origin_of(pattern: &str, uri: &Uri) -> bool {
+    let Some((scheme, authority)) = pattern.split_once("://") else {
+        return false;
+    };
+    let (Some(uri_scheme), Some(uri_authority)) = (uri.scheme_str(), uri.authority()) else {
+        return false;
+    };
+    // User information has no business in a referrer.
+    if !uri_scheme.eq_ignore_ascii_case(scheme) || uri_authority.as_str().contains('@') {
+        return false;
+    }
+    let found = uri_authority.as_str().to_ascii_lowercase();
+    let wanted = authority.to_ascii_lowercase();
+    match wanted.strip_prefix("*.") {
+        None => found == wanted,
+        Some(domain) => found
+            .strip_suffix(domain)
+            .is_some_and(|host| host.len() > 1 && host.ends_with('.')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, fields: &[(&'static str, &str)]) -> Parts {
+        let mut request = http::Request::builder().method(method);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_client_must_be_in_one_of_the_networks() {
+        let networks = ["10.0.0.0/8", "2001:db8::/32"]
+            .map(|net| net.parse().unwrap())
+            .to_vec();
+        let restrictions = Restrictions {
+            networks,
+            ..Restrictions::default()
+        };
+        let admit = |ip: &str| restrictions.admit(Some(ip.parse().unwrap()), &request("GET", &[]));
+        assert!(admit("10.255.0.1") && admit("2001:db8:1::1"));
+        assert!(!admit("11.0.0.1") && !admit("2001:db9::1"));
+        assert!(
+            !restrictions.admit(None, &request("GET", &[])),
+            "unknown is in none"
+        );
+    }
+
+    #[test]
+    fn methods_are_matched_exactly() {
+        let methods = vec!["GET".to_owned()];
+        let restrictions = Restrictions {
+            methods,
+            ..Restrictions::default()
+        };
+        assert!(restrictions.admit(None, &request("GET", &[])));
+        for other in ["HEAD", "POST", "get"] {
+            assert!(!restrictions.admit(None, &request(other, &[])), "{other}");
+        }
+    }
+
+    #[test]
+    fn referrers_are_matched_by_origin() {
+        let referrers = ["https://app.example.com", "https://*.example.org"];
+        let referrers = referrers.map(str::to_owned).to_vec();
+        let restrictions = Restrictions {
+            referrers,
+            ..Restrictions::default()
+        };
+        let admit = |name, value: &str| restrictions.admit(None, &request("GET", &[(name, value)]));
+        assert!(admit("referer", "https://app.example.com/page?x=1"));
+        assert!(admit("origin", "https://APP.example.com"));
+        assert!(admit("referer", "https://a.b.example.org/"));
+        for bad in [
+            "http://app.example.com/",
+            "https://app.example.com:8443/",
+            "https://app.example.com.evil.example/",
+            "https://evil.example/?https://app.example.com",
+            "https://app.example.com@evil.example/",
+            "https://example.org/",
+            "https://.example.org/",
+            "https://evilexample.org/",
+            "app.example.com",
+            "null",
+        ] {
+            assert!(!admit("referer", bad), "{bad}");
+        }
+        assert!(!restrictions.admit(None, &request("GET", &[])));
+    }
+}
