@@ -18,6 +18,8 @@ mod context;
 mod gate;
 pub mod pending;
 pub mod respond;
+mod sync;
+mod timeout;
 
 // Sources of truth.
 pub mod keys;

@@ -17,6 +17,7 @@ use crate::keys::{
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
+use crate::timeout::within;
 
 type Found = Result<Option<Arc<KeyRecord>>, StoreError>;
 type Verdict = Result<Identity, Rejection>;
@@ -187,15 +188,6 @@ async fn renew<S: KeyStore>(
         tracing::warn!(target: "tollgate", id = %record.id, "a key stays under an old pepper");
     }
     Ok(record.identity(&look.source).clone())
-}
-
-/// The answer, or nothing if it takes too long. Without tokio's timer it may take as
-/// long as it likes.
-async fn within<T>(limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
-    if tokio::runtime::Handle::try_current().is_err() {
-        return Some(answer.await);
-    }
-    tokio::time::timeout(limit, answer).await.ok()
 }
 
 fn invalid(cause: Cause) -> Rejection {

@@ -79,6 +79,7 @@
 
 mod api_key;
 mod authenticate;
+mod door;
 mod failures;
 pub mod https_only;
 mod layer;
@@ -89,9 +90,10 @@ pub mod throttle;
 use crate::{Identity, rejection::Reason};
 
 pub use authenticate::{Answer, Authenticate, Or};
+pub use door::Auth;
 #[doc(inline)]
 pub use https_only::{HttpsOnlyLayer, Transport};
-pub use layer::{Auth, AuthLayer};
+pub use layer::AuthLayer;
 pub use source::{CredentialSource, Source};
 #[doc(inline)]
 pub use throttle::ThrottleLayer;

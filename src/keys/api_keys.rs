@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
+use crate::keys::cache::{Cached, Strict};
 use crate::keys::error::KeyError;
 use crate::keys::event::{KeyEvent, KeyEventKind};
 use crate::keys::format::{ApiKey, KeyId, is_word};
@@ -290,6 +291,23 @@ impl<S: KeyStore> ApiKeys<S> {
             .ok_or_else(|| ConfigError::new("set up the keys before they are cloned"))?;
         change(&mut shared.look);
         Ok(self)
+    }
+}
+
+impl<S: KeyStore> ApiKeys<Cached<S>> {
+    /// The same keys without the cache, for an [`AuthLayer`](crate::AuthLayer) over routes
+    /// where [`ApiKeys::revocation_bound`] is too long.
+    #[must_use]
+    pub fn strict(&self) -> ApiKeys<Strict<S>> {
+        let store = self.shared.store.strict();
+        let shared = Shared {
+            store,
+            look: self.shared.look.clone(),
+            uses: Uses::default(),
+        };
+        ApiKeys {
+            shared: Arc::new(shared),
+        }
     }
 }
 

@@ -22,10 +22,13 @@
 //! ```
 
 mod api_keys;
+mod cache;
 mod error;
 mod event;
+mod flight;
 mod format;
 mod last_used;
+mod leak;
 mod lifecycle;
 mod manage;
 mod memory;
@@ -35,6 +38,7 @@ mod record;
 mod store;
 
 pub use api_keys::{ApiKeys, IssuedKey};
+pub use cache::{Cached, Strict};
 pub use error::KeyError;
 pub use event::{KeyEvent, KeyEventKind};
 pub use format::{ApiKey, InvalidKeyId, KeyId};

@@ -179,13 +179,13 @@ impl KeyPage {
 
 /// A store could not answer. The client gets 503; the source is for the log of
 /// whoever calls the store directly, the gates do not print it.
-#[derive(Debug)]
-pub struct StoreError(Box<dyn StdError + Send + Sync>);
+#[derive(Clone, Debug)]
+pub struct StoreError(Arc<dyn StdError + Send + Sync>);
 
 impl StoreError {
     /// The store cannot be reached, or failed.
     pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self(source.into())
+        Self(source.into().into())
     }
 }
 

@@ -1,14 +1,19 @@
 //! What the crate promises, checked from outside: one binary, a module a subject.
 
 mod authorization;
+mod cache;
 mod carriers;
 mod contract;
 mod headers;
 mod key_format;
 mod keys;
+mod leaks;
+mod lifecycle;
 mod on_axum;
 mod quickstart;
 mod refusals;
-mod secrets;
+mod restrictions;
 mod support;
+mod throttle;
 mod tidy;
+mod transport;

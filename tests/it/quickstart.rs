@@ -30,7 +30,8 @@ impl Quickstart {
             .unwrap();
         let mut keys = HashMap::new();
         let mut url = None;
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for line in lines.by_ref() {
             let line = line.unwrap();
             if let Some((name, key)) = line
                 .split_once('=')
@@ -42,6 +43,8 @@ impl Quickstart {
                 break;
             }
         }
+        // Read on, or the example would fail to print.
+        std::thread::spawn(move || lines.for_each(drop));
         Self {
             child,
             url: url.expect("it says where it listens"),

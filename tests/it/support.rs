@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,6 +127,8 @@ pub(crate) enum Script {
     Now,
     /// Answers from memory, one poll later.
     Later,
+    /// Answers with what was in memory when it was asked, so many polls later.
+    Slow(usize),
     Fails,
     Hangs,
     Panics,
@@ -139,6 +141,11 @@ pub(crate) struct Scripted {
     pub(crate) script: Script,
     pub(crate) finds: Arc<AtomicUsize>,
     pub(crate) updates: Arc<AtomicUsize>,
+    failing: Arc<AtomicBool>,
+    hanging: Arc<AtomicBool>,
+    failing_finds: Arc<AtomicBool>,
+    slowness: Arc<AtomicUsize>,
+    notes: Arc<AtomicUsize>,
 }
 
 impl Scripted {
@@ -148,7 +155,39 @@ impl Scripted {
             script,
             finds: Arc::default(),
             updates: Arc::default(),
+            failing: Arc::default(),
+            hanging: Arc::default(),
+            failing_finds: Arc::default(),
+            slowness: Arc::default(),
+            notes: Arc::default(),
         }
+    }
+
+    pub(crate) fn fail_updates(&self, fail: bool) {
+        self.failing.store(fail, Ordering::SeqCst);
+    }
+
+    pub(crate) fn hang_updates(&self, hang: bool) {
+        self.hanging.store(hang, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fail_finds(&self, fail: bool) {
+        self.failing_finds.store(fail, Ordering::SeqCst);
+    }
+
+    /// Makes it take so many polls from now on.
+    pub(crate) fn become_slow(&self, polls: usize) {
+        self.slowness.store(polls, Ordering::SeqCst);
+    }
+
+    /// How often it was told when keys were used.
+    pub(crate) fn notes(&self) -> usize {
+        self.notes.load(Ordering::SeqCst)
+    }
+
+    /// How many hold it.
+    pub(crate) fn owners(&self) -> usize {
+        Arc::strong_count(&self.notes)
     }
 
     pub(crate) fn finds(&self) -> usize {
@@ -159,9 +198,22 @@ impl Scripted {
 impl KeyStore for Scripted {
     async fn find(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         self.finds.fetch_add(1, Ordering::SeqCst);
+        if self.failing_finds.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("gone"));
+        }
+        for _ in 0..self.slowness.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         match self.script {
             Script::Now => {}
             Script::Later => tokio::task::yield_now().await,
+            Script::Slow(polls) => {
+                let found = self.memory.find(id).await;
+                for _ in 0..polls {
+                    tokio::task::yield_now().await;
+                }
+                return found;
+            }
             Script::Fails => return Err(StoreError::unavailable("connection refused")),
             Script::Hangs => tokio::time::sleep(Duration::from_secs(3600)).await,
             Script::Panics => panic!("a store that panics"),
@@ -186,11 +238,23 @@ impl KeyStore for Scripted {
 
     async fn update(&self, record: KeyRecord) -> Result<bool, StoreError> {
         self.updates.fetch_add(1, Ordering::SeqCst);
-        self.memory.update(record).await
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("read only"));
+        }
+        let updated = self.memory.update(record).await;
+        if self.hanging.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        updated
     }
 
     async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
         self.memory.remove(id).await
+    }
+
+    async fn note_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
+        self.notes.fetch_add(1, Ordering::SeqCst);
+        self.memory.note_uses(uses).await
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {

@@ -27,7 +27,11 @@ fn all(dir: &str) -> Vec<(String, String)> {
 
 /// Without tests, comments and blank lines.
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    let end = text.find("#[cfg(test)]").unwrap_or(text.len());
+    let end = ["#[cfg(test)]", "#[cfg(all(test"]
+        .iter()
+        .filter_map(|mark| text.find(mark))
+        .min();
+    let end = end.unwrap_or(text.len());
     text[..end]
         .lines()
         .map(str::trim)

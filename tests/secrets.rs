@@ -1,4 +1,12 @@
-//! Nothing of a secret in what the crate prints: rows K1 to K4.
+//! Nothing of a secret in what the crate prints: rows K1 to K4. A binary of its own,
+//! since it needs the process-wide subscriber and panic hook for itself.
+
+#[path = "it/support.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the other tests, which need more of it"
+)]
+mod support;
 
 use std::fmt::{Debug, Write as _};
 use std::panic;
@@ -14,7 +22,7 @@ use tower::{Layer, ServiceBuilder};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
-use crate::support::{Script, Scripted, clock, keys_over, send, who, with};
+use support::{Script, Scripted, clock, keys_over, send, who, with};
 
 /// Writes down every event and span, with all fields, at every level.
 #[derive(Clone, Default)]
@@ -61,8 +69,8 @@ fn assert_clean(text: &str, secret: &str, what: &str) {
 #[tokio::test]
 async fn no_fault_prints_the_secret() {
     let capture = Capture::default();
-    let _guard =
-        tracing::subscriber::set_default(tracing_subscriber::registry().with(capture.clone()));
+    let subscriber = tracing_subscriber::registry().with(capture.clone());
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let panics = Arc::new(Mutex::new(String::new()));
     let printed = Arc::clone(&panics);
     let before = panic::take_hook();

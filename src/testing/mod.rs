@@ -1,9 +1,13 @@
-//! A kit for the tests of applications: keys without ceremony.
+//! A kit for tests: keys without ceremony, and what every store of keys owes.
+
+mod conformance;
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::keys::{ApiKeys, KeyRecord, NewKey, Peppers};
+
+pub use conformance::key_store_conforms;
 
 /// Keys in memory under a pepper of their own, minted without `async`.
 ///

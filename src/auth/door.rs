@@ -1,0 +1,273 @@
+//! The door: what an [`AuthLayer`](crate::AuthLayer) makes of a request.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, ORIGIN, VARY};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response};
+
+use crate::auth::authenticate::{Answer, Authenticate};
+use crate::auth::source::{Rules, Source, take_one};
+use crate::auth::throttle::Reservation;
+use crate::body::Body;
+use crate::clock::{Clock, Timestamp};
+use crate::context::Anonymous;
+use crate::credential::Scheme;
+use crate::gate::{Check, Stamp};
+use crate::identity::Identity;
+use crate::network::ClientNetwork;
+use crate::pending::Pending;
+use crate::rejection::{Cause, Reason, Rejection};
+use crate::respond::{CREDENTIAL_EXPIRATION, Voice};
+
+/// The settings of an [`AuthLayer`], shared by all services that it made.
+pub(crate) struct Door<A> {
+    pub(crate) authenticate: Arc<A>,
+    pub(crate) sources: Vec<Source>,
+    /// By source: the field that answers vary by.
+    pub(crate) varies_by: Vec<Option<HeaderValue>>,
+    pub(crate) rules: Rules,
+    pub(crate) optional: bool,
+    pub(crate) allow_preflight: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) voice: Voice,
+    pub(crate) request_id: Option<Arc<RequestId>>,
+    pub(crate) clients: ClientNetwork,
+    pub(crate) stealth: bool,
+    pub(crate) warn_before_expiry: Option<Duration>,
+}
+
+pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+
+impl<A> Clone for Door<A> {
+    fn clone(&self) -> Self {
+        Self {
+            authenticate: Arc::clone(&self.authenticate),
+            sources: self.sources.clone(),
+            varies_by: self.varies_by.clone(),
+            rules: self.rules.clone(),
+            optional: self.optional,
+            allow_preflight: self.allow_preflight,
+            clock: Arc::clone(&self.clock),
+            voice: self.voice.clone(),
+            request_id: self.request_id.clone(),
+            clients: self.clients.clone(),
+            stealth: self.stealth,
+            warn_before_expiry: self.warn_before_expiry,
+        }
+    }
+}
+
+/// The check of an [`AuthLayer`].
+pub struct Auth<A> {
+    pub(crate) door: Arc<Door<A>>,
+}
+
+impl<A> Clone for Auth<A> {
+    fn clone(&self) -> Self {
+        Self {
+            door: Arc::clone(&self.door),
+        }
+    }
+}
+
+impl<A> fmt::Debug for Auth<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").finish_non_exhaustive()
+    }
+}
+
+/// What was found out about a request that may pass.
+#[derive(Debug)]
+pub struct Shown {
+    identity: Option<Identity>,
+    /// The source that the credential was found in.
+    source: Option<usize>,
+    request_id: Option<Arc<str>>,
+}
+
+impl<A: Authenticate> Check for Auth<A> {
+    type Pass = Shown;
+    type Stamp = DoorStamp<A>;
+
+    fn check(&self, parts: &mut Parts) -> Pending<Result<Shown, Rejection>> {
+        let door = &*self.door;
+        let request_id = door
+            .request_id
+            .as_ref()
+            .and_then(|read| read(parts))
+            .map(Arc::from);
+        let anonymous = Shown {
+            identity: None,
+            source: None,
+            request_id,
+        };
+        let refuse = |rejection: Rejection, request_id: Option<Arc<str>>| {
+            Pending::Ready(Err(rejection.with_request_id(request_id)))
+        };
+        if door.allow_preflight && is_preflight(parts) {
+            return Ok(anonymous).into();
+        }
+        let found = take_one(parts, &door.sources, &door.rules, |text| {
+            door.authenticate.claims(text)
+        });
+        let (credential, source) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => match nested(parts) {
+                Some(mistake) => return refuse(mistake, anonymous.request_id),
+                None if door.optional => return Ok(anonymous).into(),
+                None => {
+                    let missing = Rejection::new(Reason::CredentialsMissing, Cause::NothingShown);
+                    return refuse(missing, anonymous.request_id);
+                }
+            },
+            Err(rejection) => return refuse(rejection, anonymous.request_id),
+        };
+        let (scheme, now) = (credential.scheme(), door.clock.now());
+        let pass = Shown {
+            source: Some(source),
+            ..anonymous
+        };
+        let conclude = move |verdict: Result<Identity, Rejection>| match verdict {
+            Ok(identity) => Ok(Shown {
+                identity: Some(identity.shown(scheme, now)),
+                ..pass
+            }),
+            Err(mut rejection) => {
+                rejection.scheme = Some(scheme);
+                Err(rejection.with_request_id(pass.request_id))
+            }
+        };
+        match door.authenticate.authenticate(&credential, now) {
+            Answer::Mine(Pending::Ready(verdict)) => conclude(verdict).into(),
+            Answer::Mine(Pending::Later(verdict)) => {
+                Pending::later(async move { conclude(verdict.await) })
+            }
+            Answer::NotMine => {
+                let nobody = Rejection::new(Reason::CredentialInvalid, Cause::Unclaimed);
+                conclude(Err(nobody)).into()
+            }
+        }
+    }
+
+    fn admit(&self, parts: &mut Parts, pass: Shown) -> Result<DoorStamp<A>, Rejection> {
+        let Shown {
+            identity,
+            source,
+            request_id,
+        } = pass;
+        let door = &*self.door;
+        let mut stamp = DoorStamp {
+            door: Arc::clone(&self.door),
+            scheme: None,
+            source,
+            request_id,
+            expiration: None,
+        };
+        let Some(identity) = identity else {
+            parts.extensions.remove::<Identity>();
+            parts.extensions.insert(Anonymous);
+            return Ok(stamp);
+        };
+        if let Some(restrictions) = identity.restrictions()
+            && !restrictions.admit(door.clients.address(parts), parts)
+        {
+            let hidden = Reason::CredentialInvalid;
+            let reason = if door.stealth {
+                hidden
+            } else {
+                Reason::SourceNotAllowed
+            };
+            let mut rejection = Rejection::new(reason, Cause::Restricted);
+            rejection.scheme = identity.scheme;
+            return Err(rejection.with_request_id(stamp.request_id));
+        }
+        stamp.scheme = identity.scheme;
+        stamp.expiration = door.warn_before_expiry.and_then(|window| {
+            identity
+                .expires_at()
+                .filter(|end| end.since(identity.judged_at) <= window)
+        });
+        if let Some(reservation) = parts.extensions.remove::<Reservation>() {
+            reservation.give_back();
+        }
+        parts.extensions.insert(identity);
+        Ok(stamp)
+    }
+
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        self.door.voice.answer(rejection)
+    }
+}
+
+/// What a door does to the response of a request that it let in.
+pub struct DoorStamp<A> {
+    door: Arc<Door<A>>,
+    scheme: Option<Scheme>,
+    source: Option<usize>,
+    request_id: Option<Arc<str>>,
+    /// When the credential ends, if that is to be told.
+    expiration: Option<Timestamp>,
+}
+
+impl<A> fmt::Debug for DoorStamp<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DoorStamp")
+            .field("scheme", &self.scheme)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A> Stamp for DoorStamp<A> {
+    fn apply<B>(self, response: &mut Response<Body<B>>) {
+        if !response.status().is_success() {
+            self.door
+                .voice
+                .speak_for_inner(response, self.scheme, self.request_id);
+        }
+        if let Some(end) = self.expiration
+            && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
+        {
+            response.headers_mut().insert(CREDENTIAL_EXPIRATION, date);
+        }
+        let Some(source) = self.source else { return };
+        if !self.door.sources[source].is_authorization() {
+            keep_caches_off(response.headers_mut(), self.door.varies_by[source].as_ref());
+        }
+    }
+}
+
+/// RFC 9111 protects answers to `Authorization` only.
+fn keep_caches_off(headers: &mut HeaderMap, varies_by: Option<&HeaderValue>) {
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    let Some(field) = varies_by else { return };
+    let names_it = |line: &HeaderValue| {
+        line.as_bytes().split(|byte| *byte == b',').any(|name| {
+            let name = name.trim_ascii();
+            name == b"*" || name.eq_ignore_ascii_case(field.as_bytes())
+        })
+    };
+    if !headers.get_all(VARY).iter().any(names_it) {
+        headers.append(VARY, field.clone());
+    }
+}
+
+fn is_preflight(parts: &Parts) -> bool {
+    parts.method == Method::OPTIONS
+        && parts.headers.contains_key(ORIGIN)
+        && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The mistake that explains why there is no credential, if it is one.
+fn nested(parts: &Parts) -> Option<Rejection> {
+    parts.extensions.get::<Identity>()?.scheme?;
+    Some(Rejection::misconfigured(
+        "an AuthLayer stands inside another one, which has taken the credential out of the \
+         request: use one for all, or keep_credential() on the outer one",
+    ))
+}

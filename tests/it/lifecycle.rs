@@ -1,0 +1,576 @@
+//! The life of a key: the table of transitions, a naive model of it, rotation.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tollgate::clock::{Clock, ManualClock, Timestamp};
+use tollgate::keys::{
+    Cached, EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, LifecycleError,
+    MemoryKeys, NewKey, Peppers, Rotation,
+};
+use tollgate::{ApiKeys, AuthLayer};
+use tower::Layer;
+
+use crate::support::{NOW, Script, Scripted, clock, send, who, with};
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn keys_at(clock: &ManualClock) -> ApiKeys {
+    let peppers = Peppers::new(1, [7; 32]).unwrap();
+    ApiKeys::in_memory(peppers)
+        .prefix("acme")
+        .clock(clock.clone())
+}
+
+async fn state<S: KeyStore>(keys: &ApiKeys<S>, id: KeyId, clock: &ManualClock) -> KeyState {
+    keys.get(id).await.unwrap().unwrap().state(clock.now())
+}
+
+/// What a request with the key is answered: nothing, or a code.
+async fn told<S: KeyStore>(keys: &ApiKeys<S>, key: &str, clock: &ManualClock) -> Option<String> {
+    let service = AuthLayer::new(keys.clone())
+        .clock(clock.clone())
+        .layer(who());
+    let answer = send(&service, with("x-api-key", key)).await;
+    (answer.status != 200).then(|| answer.code())
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Status {
+    Scheduled,
+    Active,
+    Retiring,
+    Disabled,
+    Ended(EndCause),
+}
+
+impl Status {
+    fn of(state: KeyState) -> Self {
+        match state {
+            KeyState::Scheduled => Self::Scheduled,
+            KeyState::Active => Self::Active,
+            KeyState::Retiring { .. } => Self::Retiring,
+            KeyState::Disabled => Self::Disabled,
+            KeyState::Ended(cause) => Self::Ended(cause),
+            other => panic!("{other:?} is new"),
+        }
+    }
+
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Active | Self::Retiring => None,
+            Self::Scheduled => Some("credential_not_yet_valid"),
+            Self::Ended(EndCause::Expired) => Some("credential_expired"),
+            Self::Disabled | Self::Ended(_) => Some("credential_revoked"),
+        }
+    }
+}
+
+/// A key as one would keep it on paper: a status that is changed when something happens,
+/// second by second.
+#[derive(Clone, Debug)]
+struct Paper {
+    status: Status,
+    /// What it goes back to when it is enabled.
+    before: Status,
+    starts: u64,
+    expires: Option<u64>,
+    grace_ends: Option<u64>,
+    predecessor: Option<usize>,
+}
+
+impl Paper {
+    fn tick(&mut self, now: u64) {
+        if self.status == Status::Scheduled && now >= self.starts {
+            self.status = Status::Active;
+        }
+        if self.before == Status::Scheduled && now >= self.starts {
+            self.before = Status::Active;
+        }
+        if matches!(self.status, Status::Ended(_)) {
+            return;
+        }
+        // The grace never reaches beyond the expiry; at the same second it comes first.
+        if self.grace_ends.is_some_and(|end| now >= end) {
+            self.status = Status::Ended(EndCause::RotatedOut);
+        } else if self.expires.is_some_and(|end| now >= end) {
+            self.status = Status::Ended(EndCause::Expired);
+        }
+    }
+
+    fn end(&mut self, cause: EndCause) {
+        if !matches!(self.status, Status::Ended(_)) || cause == EndCause::Compromised {
+            self.status = Status::Ended(cause);
+        }
+    }
+
+    fn disable(&mut self) -> bool {
+        match self.status {
+            Status::Ended(_) => return false,
+            Status::Disabled => {}
+            status => (self.before, self.status) = (status, Status::Disabled),
+        }
+        true
+    }
+
+    fn enable(&mut self) -> bool {
+        match self.status {
+            Status::Ended(_) => return false,
+            Status::Disabled => self.status = self.before,
+            _ => {}
+        }
+        true
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    Rotate(usize, u64),
+    Revoke(usize),
+    Compromise(usize),
+    Disable(usize),
+    Enable(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let which = 0_usize..6;
+    prop::collection::vec(
+        prop_oneof![
+            3 => (0_u64..40).prop_map(Step::Wait),
+            4 => (which.clone(), 0_u64..60).prop_map(|(key, grace)| Step::Rotate(key, grace)),
+            1 => which.clone().prop_map(Step::Revoke),
+            1 => which.clone().prop_map(Step::Compromise),
+            2 => which.clone().prop_map(Step::Disable),
+            2 => which.prop_map(Step::Enable),
+        ],
+        1..40,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn keys_live_as_they_do_on_paper(
+        start in 0_u64..20,
+        life in prop::option::of(21_u64..200),
+        steps in steps(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let clock = clock();
+            let keys = keys_at(&clock);
+            let mut new = NewKey::for_owner("alice").not_before(NOW.saturating_add(seconds(start)));
+            if let Some(life) = life {
+                new = new.expires_in(seconds(life));
+            }
+            let first = keys.issue(new).await.unwrap();
+            let mut issued = vec![(first.record.id, first.key.expose().to_owned())];
+            let status = Status::Scheduled;
+            let mut papers = vec![Paper {
+                status, before: status, starts: start, expires: life, grace_ends: None,
+                predecessor: None,
+            }];
+            let mut now = 0;
+            papers[0].tick(now);
+            for step in steps {
+                let key = match step {
+                    Step::Wait(for_seconds) => {
+                        for _ in 0..for_seconds {
+                            now += 1;
+                            papers.iter_mut().for_each(|paper| paper.tick(now));
+                        }
+                        clock.set(NOW.saturating_add(seconds(now)));
+                        None
+                    }
+                    Step::Rotate(key, _) | Step::Revoke(key) | Step::Compromise(key)
+                    | Step::Disable(key) | Step::Enable(key) => Some(key % papers.len()),
+                };
+                let Some(key) = key else { continue };
+                let id = issued[key].0;
+                match step {
+                    Step::Wait(_) => {}
+                    Step::Revoke(_) => {
+                        keys.revoke(id).await.unwrap();
+                        papers[key].end(EndCause::Revoked);
+                    }
+                    Step::Compromise(_) => {
+                        keys.report_compromised(id).await.unwrap();
+                        papers[key].end(EndCause::Compromised);
+                    }
+                    Step::Disable(_) => {
+                        assert_eq!(keys.disable(id).await.is_ok(), papers[key].disable());
+                    }
+                    Step::Enable(_) => {
+                        assert_eq!(keys.enable(id).await.is_ok(), papers[key].enable());
+                    }
+                    Step::Rotate(_, grace) => {
+                        let over = |index: usize| matches!(papers[index].status, Status::Ended(_));
+                        let fits = papers[key].status == Status::Active
+                            && papers[key].predecessor.is_none_or(over);
+                        let rotated =
+                            keys.rotate(id, Rotation::with_grace(seconds(grace))).await;
+                        assert_eq!(rotated.is_ok(), fits, "{:?}", papers[key]);
+                        if let Ok(successor) = rotated {
+                            issued.push((successor.record.id, successor.key.expose().to_owned()));
+                            let end = papers[key].expires.map_or(now + grace, |end| end.min(now + grace));
+                            papers[key].grace_ends = Some(end);
+                            papers[key].status = Status::Retiring;
+                            papers.push(Paper {
+                                status: Status::Active,
+                                before: Status::Active,
+                                starts: now,
+                                expires: life.map(|life| now + life),
+                                grace_ends: None,
+                                predecessor: Some(key),
+                            });
+                            papers[key].tick(now);
+                        }
+                    }
+                }
+                let mut good = 0;
+                for (paper, (id, key)) in papers.iter().zip(&issued) {
+                    let held = state(&keys, *id, &clock).await;
+                    assert_eq!(Status::of(held), paper.status);
+                    assert_eq!(told(&keys, key, &clock).await.as_deref(), paper.status.code());
+                    good += usize::from(held.is_good());
+                }
+                assert!(good <= 2, "at most two generations are good");
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_compromise_is_written_down_even_of_an_ended_key_and_other_causes_are_not() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let id = issued.record.id;
+    assert_eq!(told(&keys, issued.key.expose(), &clock).await, None);
+    keys.revoke(id).await.unwrap();
+    keys.end(id, EndCause::OwnerRemoved).await.unwrap();
+    assert_eq!(
+        state(&keys, id, &clock).await,
+        KeyState::Ended(EndCause::Revoked)
+    );
+    let report = keys.report_compromised(id).await.unwrap();
+    assert_eq!(report.last_used, Some(NOW));
+    assert_eq!(report.refused_within, Duration::ZERO);
+    assert_eq!(
+        state(&keys, id, &clock).await,
+        KeyState::Ended(EndCause::Compromised)
+    );
+    keys.revoke(id).await.unwrap();
+    assert_eq!(
+        state(&keys, id, &clock).await,
+        KeyState::Ended(EndCause::Compromised)
+    );
+}
+
+#[tokio::test]
+async fn a_successor_is_the_same_principal_with_the_same_rights() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let new = NewKey::for_owner("alice")
+        .tenant("emea")
+        .scopes(["a"])
+        .role("clerk")
+        .plan("pro")
+        .networks(["10.0.0.0/8"])
+        .expires_in(seconds(100));
+    let old = keys.issue(new).await.unwrap();
+    clock.advance(seconds(60));
+    let rotation = Rotation::with_grace(seconds(1_000));
+    let successor = keys.rotate(old.record.id, rotation).await.unwrap();
+    let record = &successor.record;
+    assert_eq!(record.rotated_from, Some(old.record.id));
+    assert_eq!(
+        (&*record.owner, record.tenant.as_deref()),
+        ("alice", Some("emea"))
+    );
+    assert_eq!(record.restrictions, old.record.restrictions);
+    assert_eq!(
+        (record.scopes.as_str(), record.plan.as_deref()),
+        ("a", Some("pro"))
+    );
+    assert_eq!(
+        record.expires_at,
+        Some(NOW.saturating_add(seconds(160))),
+        "as long as the old one"
+    );
+    // The grace never reaches beyond the old expiry.
+    let old = keys.get(old.record.id).await.unwrap().unwrap();
+    assert_eq!(old.good_until(), Some(NOW.saturating_add(seconds(100))));
+}
+
+#[tokio::test]
+async fn a_rotation_with_a_token_can_be_repeated() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let old = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let id = old.record.id;
+    let rotation = || Rotation::with_grace(seconds(60)).token("b7f5a1d0-1");
+    let first = keys.rotate(id, rotation()).await.unwrap();
+    clock.advance(seconds(10));
+    let again = keys.rotate(id, rotation()).await.unwrap();
+    assert_eq!(first.key.expose(), again.key.expose());
+    assert_eq!(told(&keys, again.key.expose(), &clock).await, None);
+    let all = keys.list(tollgate::keys::KeyFilter::all()).await.unwrap();
+    assert_eq!(all.records.len(), 2, "there is one successor");
+
+    let other = keys.rotate(id, Rotation::at_once().token("another")).await;
+    assert!(matches!(
+        other,
+        Err(KeyError::Lifecycle(LifecycleError::AlreadyRotated))
+    ));
+    let random = keys.rotate(id, Rotation::at_once()).await;
+    assert!(matches!(
+        random,
+        Err(KeyError::Lifecycle(LifecycleError::AlreadyRotated))
+    ));
+    // The same token of another key gives another successor.
+    let bob = keys.issue(NewKey::for_owner("bob")).await.unwrap();
+    let bobs = keys.rotate(bob.record.id, rotation()).await.unwrap();
+    assert_ne!(bobs.key.expose(), first.key.expose());
+}
+
+#[tokio::test]
+async fn a_rotation_that_broke_off_is_finished_by_its_token() {
+    let clock = clock();
+    let store = Scripted::new(Script::Now);
+    let peppers = Peppers::new(1, [7; 32]).unwrap();
+    let keys = ApiKeys::new(store.clone(), peppers)
+        .prefix("acme")
+        .clock(clock.clone());
+    let old = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let rotation = || Rotation::with_grace(seconds(60)).token("b7f5a1d0-2");
+    store.fail_updates(true);
+    assert!(matches!(
+        keys.rotate(old.record.id, rotation()).await,
+        Err(KeyError::Store(_))
+    ));
+    assert_eq!(
+        told(&keys, old.key.expose(), &clock).await,
+        None,
+        "the old key goes on"
+    );
+    store.fail_updates(false);
+    let successor = keys.rotate(old.record.id, rotation()).await.unwrap();
+    assert_eq!(told(&keys, successor.key.expose(), &clock).await, None);
+    let held = state(&keys, old.record.id, &clock).await;
+    assert_eq!(Status::of(held), Status::Retiring);
+}
+
+#[tokio::test]
+async fn of_two_rotations_at_once_one_wins_and_the_other_leaves_nothing_good() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let old = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let rotate = || keys.rotate(old.record.id, Rotation::with_grace(seconds(60)));
+    let mut won = 0;
+    for rotated in futures_util::future::join_all((0..8).map(|_| rotate())).await {
+        won += usize::from(rotated.is_ok());
+    }
+    assert_eq!(won, 1);
+    let all = keys.list(tollgate::keys::KeyFilter::all()).await.unwrap();
+    let good = all
+        .records
+        .iter()
+        .filter(|record| record.state(clock.now()).is_good())
+        .count();
+    assert_eq!(good, 2);
+}
+
+#[tokio::test]
+async fn a_schedule_can_be_moved_until_it_has_begun() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let at = |count: u64| NOW.saturating_add(seconds(count));
+    let new = NewKey::for_owner("alice")
+        .not_before(at(10))
+        .expires_at(at(100));
+    let id = keys.issue(new).await.unwrap().record.id;
+    keys.schedule(id, at(20)).await.unwrap();
+    clock.advance(seconds(10));
+    assert_eq!(state(&keys, id, &clock).await, KeyState::Scheduled);
+    assert!(matches!(
+        keys.schedule(id, at(100)).await,
+        Err(KeyError::InvalidTimes)
+    ));
+    clock.advance(seconds(10));
+    assert_eq!(state(&keys, id, &clock).await, KeyState::Active);
+    let late = keys.schedule(id, at(50)).await;
+    assert!(matches!(
+        late,
+        Err(KeyError::Lifecycle(LifecycleError::Started))
+    ));
+}
+
+#[tokio::test]
+async fn other_scopes_count_from_the_next_request_on() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let issued = keys
+        .issue(NewKey::for_owner("alice").scopes(["a"]))
+        .await
+        .unwrap();
+    let stack = tower::ServiceBuilder::new()
+        .layer(AuthLayer::new(keys.clone()).clock(clock))
+        .layer(tollgate::RequireLayer::new(tollgate::scope("b")))
+        .service(who());
+    assert_eq!(
+        send(&stack, with("x-api-key", issued.key.expose()))
+            .await
+            .status,
+        403
+    );
+    keys.set_scopes(issued.record.id, ["b"]).await.unwrap();
+    assert_eq!(
+        send(&stack, with("x-api-key", issued.key.expose()))
+            .await
+            .status,
+        200
+    );
+    assert!(matches!(
+        keys.set_scopes(issued.record.id, ["a b"]).await,
+        Err(KeyError::InvalidScope(_))
+    ));
+}
+
+#[tokio::test]
+async fn operators_hear_of_the_life_of_keys_and_of_their_misuse() {
+    let clock = clock();
+    let heard = Arc::new(Mutex::new(Vec::<KeyEvent>::new()));
+    let ears = Arc::clone(&heard);
+    let keys = keys_at(&clock).on_event(move |event| ears.lock().unwrap().push(*event));
+    let old = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let id = old.record.id;
+    let successor = keys
+        .rotate(id, Rotation::with_grace(seconds(100)))
+        .await
+        .unwrap();
+    let key = old.key.expose();
+    for _ in 0..3 {
+        assert_eq!(told(&keys, key, &clock).await, None);
+    }
+    clock.advance(seconds(61));
+    assert_eq!(told(&keys, key, &clock).await, None);
+    clock.advance(seconds(39));
+    assert!(told(&keys, key, &clock).await.is_some());
+    keys.report_compromised(id).await.unwrap();
+    assert!(told(&keys, key, &clock).await.is_some());
+    assert!(
+        told(&keys, &key.replace("acme", "acmf"), &clock)
+            .await
+            .is_some()
+    );
+
+    let until = NOW.saturating_add(seconds(100));
+    let kinds: Vec<_> = heard
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|event| event.id == id)
+        .map(|event| event.kind)
+        .collect();
+    let expected = [
+        KeyEventKind::Issued,
+        KeyEventKind::RotatedTo(successor.record.id),
+        KeyEventKind::UsedInGrace { until },
+        KeyEventKind::UsedInGrace { until },
+        KeyEventKind::UsedAfterEnd(EndCause::RotatedOut),
+        KeyEventKind::Ended(EndCause::Compromised),
+        KeyEventKind::UsedAfterEnd(EndCause::Compromised),
+    ];
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test]
+async fn tombstones_stay_for_as_long_as_they_are_wanted() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let revoked = keys.issue(NewKey::for_owner("a")).await.unwrap();
+    keys.revoke(revoked.record.id).await.unwrap();
+    let expired = keys
+        .issue(NewKey::for_owner("a").expires_in(seconds(50)))
+        .await
+        .unwrap();
+    let good = keys.issue(NewKey::for_owner("a")).await.unwrap();
+    clock.advance(seconds(100));
+    assert_eq!(
+        told(&keys, revoked.key.expose(), &clock).await.unwrap(),
+        "credential_revoked"
+    );
+    assert_eq!(keys.purge(NOW).await.unwrap(), 0);
+    assert_eq!(
+        keys.purge(NOW.saturating_add(seconds(50))).await.unwrap(),
+        1
+    );
+    assert_eq!(
+        told(&keys, revoked.key.expose(), &clock).await.unwrap(),
+        "credential_invalid"
+    );
+    assert_eq!(
+        told(&keys, expired.key.expose(), &clock).await.unwrap(),
+        "credential_expired"
+    );
+    assert_eq!(keys.purge(clock.now()).await.unwrap(), 1);
+    assert_eq!(told(&keys, good.key.expose(), &clock).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_hears_when_keys_were_used_once_a_minute_and_off_the_path() {
+    let clock = clock();
+    let store = Scripted::new(Script::Later);
+    let peppers = Peppers::new(1, [7; 32]).unwrap();
+    let keys = ApiKeys::new(store.clone(), peppers)
+        .prefix("acme")
+        .clock(clock.clone());
+    let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    for _ in 0..50 {
+        assert_eq!(told(&keys, issued.key.expose(), &clock).await, None);
+    }
+    assert_eq!(store.notes(), 0, "no request waits for it");
+    tokio::time::sleep(seconds(61)).await;
+    assert_eq!(store.notes(), 1, "one batch for all");
+    let record = keys.get(issued.record.id).await.unwrap().unwrap();
+    assert_eq!(record.last_used.get(), Some(NOW));
+    // The task ends with the keys.
+    drop(keys);
+    tokio::time::sleep(seconds(61)).await;
+    assert_eq!(
+        store.owners(),
+        1,
+        "the store is held by the test alone, and by nobody's task"
+    );
+}
+
+#[tokio::test]
+async fn every_store_keeps_the_contract() {
+    tollgate::testing::key_store_conforms(async || MemoryKeys::new()).await;
+    tollgate::testing::key_store_conforms(async || Scripted::new(Script::Later)).await;
+    tollgate::testing::key_store_conforms(async || Cached::new(MemoryKeys::new())).await;
+    tollgate::testing::key_store_conforms(async || {
+        Cached::new(Scripted::new(Script::Later)).stale_on_error(seconds(60))
+    })
+    .await;
+    tollgate::testing::key_store_conforms(async || Cached::new(MemoryKeys::new()).strict()).await;
+}
+
+#[test]
+fn a_use_is_news_once_in_a_while() {
+    let last = tollgate::keys::LastUsed::default();
+    let minute = seconds(60);
+    assert!(last.note(NOW, minute));
+    assert!(!last.note(NOW.saturating_add(seconds(59)), minute));
+    assert!(last.note(NOW.saturating_add(minute), minute));
+    assert!(
+        !last.note(Timestamp::EPOCH, minute),
+        "an earlier use is no news"
+    );
+    assert_eq!(last.get(), Some(NOW.saturating_add(minute)));
+}

@@ -1,0 +1,208 @@
+//! Networks whose credentials keep failing: row 21.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Request;
+use tollgate::auth::ThrottleLayer;
+use tollgate::clock::ManualClock;
+use tollgate::keys::{MemoryKeys, NewKey};
+use tollgate::network::ClientNetwork;
+use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
+use tower::{Service, ServiceBuilder, ServiceExt};
+
+use crate::support::{Script, Scripted, clock, get, issue, keys_over, send, who, with};
+
+fn from(peer: &str, key: &str) -> Request<()> {
+    let mut request = with("x-api-key", key);
+    request
+        .extensions_mut()
+        .insert(SocketAddr::new(peer.parse().unwrap(), 4711));
+    request
+}
+
+/// A key of the right form that nobody here has.
+async fn guess() -> String {
+    issue(&keys_over(MemoryKeys::new()), NewKey::for_owner("eve")).await
+}
+
+fn stack(
+    keys: ApiKeys,
+    clock: &ManualClock,
+) -> impl Service<
+    Request<()>,
+    Response = http::Response<
+        impl http_body::Body<Data = bytes::Bytes, Error = std::convert::Infallible>,
+    >,
+    Error = std::convert::Infallible,
+> + Clone {
+    let throttle = ThrottleLayer::failures_per_minute(6)
+        .burst(3)
+        .clock(clock.clone());
+    ServiceBuilder::new()
+        .layer(throttle)
+        .layer(AuthLayer::new(keys).clock(clock.clone()))
+        .layer(RequireLayer::new(scope("a")))
+        .service(who())
+}
+
+#[tokio::test]
+async fn a_network_that_guesses_is_held_back_whatever_it_shows_and_others_are_not() {
+    let clock = clock();
+    let keys = keys_over(MemoryKeys::new());
+    let good = issue(&keys, NewKey::for_owner("alice").scopes(["a"])).await;
+    let service = stack(keys, &clock);
+    for _ in 0..3 {
+        assert_eq!(
+            send(&service, from("192.0.2.7", &guess().await))
+                .await
+                .status,
+            401
+        );
+    }
+    let answer = send(&service, from("192.0.2.7", &guess().await)).await;
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.header("retry-after"), Some("10"));
+    assert_eq!(answer.header("ratelimit"), None);
+    let problem = answer.json();
+    let abnormal = "https://iana.org/assignments/http-problem-types#abnormal-usage-detected";
+    assert_eq!(problem["type"], abnormal);
+    assert_eq!(problem["code"], "too_many_failures");
+    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 429);
+    assert_eq!(send(&service, from("192.0.2.8", &good)).await.status, 200);
+    // Waiting for as long as it says is enough.
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
+}
+
+#[tokio::test]
+async fn only_a_wrong_secret_is_charged() {
+    let clock = clock();
+    let keys = keys_over(MemoryKeys::new());
+    let good = issue(&keys, NewKey::for_owner("alice").scopes(["a"])).await;
+    let poor = issue(&keys, NewKey::for_owner("bob")).await;
+    let revoked = keys.issue(NewKey::for_owner("carol")).await.unwrap();
+    keys.revoke(revoked.record.id).await.unwrap();
+    let service = stack(keys, &clock);
+    let mut nothing = get();
+    nothing
+        .extensions_mut()
+        .insert(SocketAddr::new("192.0.2.7".parse().unwrap(), 1));
+    for _ in 0..20 {
+        for (key, status) in [
+            (&*good, 200),
+            (&*poor, 403),
+            (revoked.key.expose(), 401),
+            ("acme_live_mistyped", 401),
+            ("{}", 400),
+        ] {
+            assert_eq!(
+                send(&service, from("192.0.2.7", key)).await.status,
+                status,
+                "{key}"
+            );
+        }
+        assert_eq!(send(&service, nothing.clone()).await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn guesses_at_once_are_no_way_around_it_and_slow_handlers_are_no_guesses() {
+    let clock = clock();
+    let keys = keys_over(Scripted::new(Script::Later));
+    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let throttle = ThrottleLayer::failures_per_minute(6)
+        .burst(3)
+        .clock(clock.clone());
+    let slow = tower::service_fn(|_: Request<()>| async {
+        tokio::task::yield_now().await;
+        Ok::<_, std::convert::Infallible>(http::Response::new(
+            http_body_util::Full::<bytes::Bytes>::default(),
+        ))
+    });
+    let service = ServiceBuilder::new()
+        .layer(throttle)
+        .layer(AuthLayer::new(keys))
+        .service(slow);
+    let guess = guess().await;
+    let guesses = (0..10).map(|_| send(&service, from("192.0.2.7", &guess)));
+    let answers = futures_util::future::join_all(guesses).await;
+    assert_eq!(
+        answers.iter().filter(|answer| answer.status == 401).count(),
+        3
+    );
+
+    // Ten that are in the handler at once, from a network with a clean slate: the charge
+    // was given back when the door had found the caller good.
+    let mut inside = Vec::new();
+    for _ in 0..10 {
+        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.9", &good)));
+        for _ in 0..2 {
+            assert!(futures_util::poll!(&mut call).is_pending());
+        }
+        inside.push(call);
+    }
+    for call in inside {
+        assert_eq!(call.await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_is_not_charged() {
+    let clock = clock();
+    let keys = keys_over(Scripted::new(Script::Hangs));
+    let throttle = ThrottleLayer::failures_per_minute(6)
+        .burst(1)
+        .clock(clock.clone());
+    let service = ServiceBuilder::new()
+        .layer(throttle)
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    let guess = guess().await;
+    for _ in 0..5 {
+        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", &guess)));
+        assert!(futures_util::poll!(&mut call).is_pending());
+    }
+}
+
+#[tokio::test]
+async fn clients_are_charged_by_network_through_trusted_proxies() {
+    let clock = clock();
+    let throttle = ThrottleLayer::failures_per_minute(6)
+        .burst(1)
+        .clock(clock.clone())
+        .client_network(ClientNetwork::peer().trust(["10.0.0.1"]));
+    let keys = keys_over(MemoryKeys::new());
+    let service = ServiceBuilder::new()
+        .layer(throttle)
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    let guess = guess().await;
+    let via_proxy = |client: &str| {
+        let mut request = from("10.0.0.1", &guess);
+        request
+            .headers_mut()
+            .insert("x-forwarded-for", client.parse().unwrap());
+        request
+    };
+    assert_eq!(send(&service, via_proxy("2001:db8::1")).await.status, 401);
+    assert_eq!(
+        send(&service, via_proxy("2001:db8::2")).await.status,
+        429,
+        "the same /64"
+    );
+    assert_eq!(
+        send(&service, via_proxy("2001:db8:0:1::1")).await.status,
+        401
+    );
+    // Without an address nobody can be charged.
+    for _ in 0..5 {
+        assert_eq!(send(&service, with("x-api-key", &guess)).await.status, 401);
+    }
+}
+
+#[test]
+fn a_throttle_that_lets_nobody_fail_cannot_be_built() {
+    assert!(std::panic::catch_unwind(|| ThrottleLayer::failures_per_minute(0)).is_err());
+    assert!(std::panic::catch_unwind(|| ThrottleLayer::failures_per_minute(1).burst(0)).is_err());
+}

@@ -1,0 +1,161 @@
+//! Plain HTTP: rows 22 and 23.
+
+use std::net::SocketAddr;
+
+use http::Request;
+use tollgate::auth::{HttpsOnlyLayer, Transport};
+use tollgate::keys::{EndCause, KeyState, MemoryKeys, NewKey};
+use tollgate::network::ClientNetwork;
+use tollgate::{ApiKeys, AuthLayer};
+use tower::{Layer, ServiceBuilder};
+
+use crate::support::{NOW, clock, get, issue, keys_over, send, who, with};
+
+fn with_peer(mut request: Request<()>, peer: &str) -> Request<()> {
+    request
+        .extensions_mut()
+        .insert(SocketAddr::new(peer.parse().unwrap(), 4711));
+    request
+}
+
+#[tokio::test]
+async fn what_is_not_known_to_be_tls_is_refused_alike_whatever_it_shows() {
+    let keys = keys_over(MemoryKeys::new());
+    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let service = ServiceBuilder::new()
+        .layer(HttpsOnlyLayer::new())
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    let mut answers = Vec::new();
+    for request in [
+        get(),
+        with("x-api-key", &good),
+        with("x-api-key", "nonsense"),
+        with("authorization", format!("Bearer {good}")),
+        with("authorization", "Bearer {"),
+        with("x-forwarded-proto", "https"),
+        with("forwarded", "proto=https"),
+    ] {
+        let answer = send(&service, request).await;
+        assert_eq!(
+            (answer.status.as_u16(), &*answer.code()),
+            (403, "insecure_transport")
+        );
+        assert_eq!(answer.header("location"), None, "no redirect");
+        assert!(answer.challenges().is_empty());
+        answers.push(answer.wire());
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[tokio::test]
+async fn the_transport_is_known_from_the_server_from_trusted_proxies_or_is_fixed() {
+    let trusting = ClientNetwork::peer().trust(["10.0.0.0/8"]);
+    let proxied = |proto: &str| with_peer(with("x-forwarded-proto", proto), "10.0.0.1");
+    let tagged = |mut request: Request<()>, transport| {
+        request.extensions_mut().insert(transport);
+        request
+    };
+    let layer = HttpsOnlyLayer::new().client_network(trusting);
+    for (request, status) in [
+        (tagged(get(), Transport::Tls), 200),
+        (tagged(get(), Transport::Plain), 403),
+        (proxied("https"), 200),
+        (proxied("http"), 403),
+        (
+            with_peer(with("x-forwarded-proto", "https"), "9.9.9.9"),
+            403,
+        ),
+        // The proxy speaks TLS to us, and plain HTTP to the client.
+        (tagged(proxied("http"), Transport::Tls), 403),
+        (tagged(proxied("https"), Transport::Plain), 200),
+        (with_peer(get(), "127.0.0.1"), 403),
+    ] {
+        let asked = format!("{:?} {:?}", request.headers(), request.extensions());
+        assert_eq!(
+            send(&layer.layer(who()), request).await.status,
+            status,
+            "{asked}"
+        );
+    }
+    let local = layer.clone().allow_loopback();
+    assert_eq!(
+        send(&local.layer(who()), with_peer(get(), "127.0.0.1"))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        send(&local.layer(who()), with_peer(get(), "::1"))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(
+        send(&local.layer(who()), with_peer(get(), "9.9.9.9"))
+            .await
+            .status,
+        403
+    );
+    let fixed = HttpsOnlyLayer::new().assume(Transport::Tls);
+    assert_eq!(send(&fixed.layer(who()), get()).await.status, 200);
+}
+
+async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_sent_in_clear_is_ended_and_says_so_later() {
+    let keys = keys_over(MemoryKeys::new());
+    let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let key = issued.key.expose();
+    let https = HttpsOnlyLayer::new().burn(keys.clone(), 5).clock(clock());
+    let stack = ServiceBuilder::new()
+        .layer(https)
+        .layer(AuthLayer::new(keys.clone()).clock(clock()))
+        .service(who());
+    let plain = with_peer(with("authorization", format!("Bearer {key}")), "192.0.2.7");
+    assert_eq!(send(&stack, plain).await.code(), "insecure_transport");
+    settle().await;
+    let mut secure = with("x-api-key", key);
+    secure.extensions_mut().insert(Transport::Tls);
+    let answer = send(&stack, secure).await;
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.code()),
+        (401, "credential_exposed")
+    );
+    assert!(answer.challenges()[0].contains("invalid_token"));
+}
+
+async fn burnt(keys: &ApiKeys, id: tollgate::keys::KeyId) -> bool {
+    settle().await;
+    let state = keys.get(id).await.unwrap().unwrap().state(NOW);
+    state == KeyState::Ended(EndCause::CleartextExposure)
+}
+
+#[tokio::test]
+async fn guessing_in_clear_ends_nobodys_key_and_is_budgeted_by_network() {
+    let keys = keys_over(MemoryKeys::new());
+    let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let stranger = issue(&keys_over(MemoryKeys::new()), NewKey::for_owner("eve")).await;
+    let service = HttpsOnlyLayer::new()
+        .burn(keys.clone(), 3)
+        .clock(clock())
+        .layer(who());
+    // The right id under another secret.
+    let mut wrong = issued.key.expose()[..22].to_owned();
+    wrong.push_str(&stranger[22..]);
+    for key in [wrong, stranger.clone(), stranger] {
+        send(&service, with_peer(with("x-api-key", key), "192.0.2.7")).await;
+    }
+    assert!(!burnt(&keys, issued.record.id).await);
+    // The budget of that network is spent; another has its own.
+    let key = issued.key.expose();
+    send(&service, with_peer(with("x-api-key", key), "192.0.2.7")).await;
+    assert!(!burnt(&keys, issued.record.id).await);
+    send(&service, with_peer(with("x-api-key", key), "192.0.2.8")).await;
+    assert!(burnt(&keys, issued.record.id).await);
+}
