@@ -3,7 +3,7 @@
 
 use axum::Router;
 use axum::body::Body;
-use tollgate::keys::{NewKey, Peppers};
+use tollgate::keys::{Cached, MemoryKeys, NewKey, Peppers};
 use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
 use tower::{Layer, ServiceBuilder};
 
@@ -38,6 +38,7 @@ pub fn servers(_: &[Fixture]) -> Vec<(String, Sends, Router)> {
 /// As many keys as the peers hold, and one of each kind.
 struct Keys {
     keys: ApiKeys,
+    peppers: Peppers,
     good: String,
     unknown: String,
     mistyped: String,
@@ -47,7 +48,8 @@ const HELD: usize = 10_000;
 
 impl Keys {
     fn issue() -> Self {
-        let keys = ApiKeys::in_memory(Peppers::random()).prefix("acme");
+        let peppers = Peppers::random();
+        let keys = ApiKeys::in_memory(peppers.clone()).prefix("acme");
         let new = |i: usize| {
             NewKey::for_owner(format!("acct_{i:010}")).scopes(["read:items", "write:items"])
         };
@@ -62,7 +64,13 @@ impl Keys {
         let unknown = drive::block_on(others.issue(new(0))).unwrap().key.expose().into();
         let last = if good.ends_with('0') { "1" } else { "0" };
         let mistyped = format!("{}{last}", &good[..good.len() - 1]);
-        Self { keys, good, unknown, mistyped }
+        Self { keys, peppers, good, unknown, mistyped }
+    }
+
+    /// The same records, with a cache in front of the memory that they are in.
+    fn behind_a_cache(&self) -> ApiKeys<Cached<MemoryKeys>> {
+        let cached = Cached::new(self.keys.store().clone());
+        ApiKeys::new(cached, self.peppers.clone()).prefix("acme")
     }
 
     fn protect(&self, router: Router) -> Router {
@@ -85,6 +93,10 @@ fn api_key_alone(suite: &mut Suite) {
     ] {
         suite.case(name, bare, drive::tower(service.clone(), Template::key(key), status));
     }
+    let cached = keys.behind_a_cache();
+    let service = AuthLayer::new(cached).layer(Inner::<Body>::new());
+    let name = "tollgate API key: auth alone, cached";
+    suite.case(name, bare, drive::tower(service, Template::key(&keys.good), 200));
 }
 
 fn stacks(suite: &mut Suite) {

@@ -298,7 +298,7 @@ mod tests {
 
     fn address(network: &ClientNetwork, peer: &str, fields: &[(&'static str, &[u8])]) -> String {
         let address = network.address(&request(peer, fields));
-        address.map_or("none".into(), |address| address.to_string())
+        address.map_or_else(|| "none".into(), |address| address.to_string())
     }
 
     #[test]

@@ -103,6 +103,13 @@ impl Rejection {
         self.particulars.as_ref()?.request_id.as_deref()
     }
 
+    /// The required scopes, if the answer depends on nothing else but the reason.
+    pub(crate) fn only_scopes(&self) -> Option<&ScopeSet> {
+        let particulars = self.particulars.as_ref()?;
+        let others = particulars.policy.is_some() || particulars.request_id.is_some();
+        particulars.required_scopes.as_ref().filter(|_| !others)
+    }
+
     /// Whether the answer depends on more than the reason.
     pub(crate) const fn has_particulars(&self) -> bool {
         self.particulars.is_some()

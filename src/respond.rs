@@ -5,12 +5,15 @@
 //! restyled with [`Respond`].
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use serde::Serialize;
 
@@ -88,7 +91,13 @@ pub(crate) struct Voice {
     settings: Settings,
     /// By reason and scheme; made at first use.
     prepared: Vec<OnceLock<Prepared>>,
+    /// By the scheme and the scopes that are missing.
+    scoped: Arc<RwLock<HashMap<(Scheme, ScopeSet), Prepared>>>,
 }
+
+/// How many sets of scopes answers are kept for. Requirements are written by the
+/// operator; only expressions with many facts make more of them.
+const MOST_SCOPED: usize = 256;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -125,6 +134,7 @@ impl Voice {
         Self {
             settings,
             prepared: prepared.collect(),
+            scoped: Arc::default(),
         }
     }
 
@@ -137,19 +147,21 @@ impl Voice {
     /// The whole answer.
     pub(crate) fn answer(&self, mut rejection: Rejection) -> Response<Bytes> {
         let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
-        let prepared = self.prepared(rejection.reason(), scheme);
-        let mut headers = prepared.headers.clone();
-        let mut body = prepared.body.clone();
-        if rejection.required_scopes().is_some() {
+        let Prepared {
+            mut headers,
+            mut body,
+        } = match rejection.only_scopes() {
+            Some(scopes) => self.prepared_for_scopes(&rejection, scheme, scopes),
+            None => self.prepared(rejection.reason(), scheme).clone(),
+        };
+        if rejection.has_particulars() && rejection.only_scopes().is_none() {
             headers.remove(WWW_AUTHENTICATE);
             self.challenge(&rejection, scheme, &mut headers);
+            body = self.problem(&rejection);
+            headers.insert(CONTENT_LENGTH, body.len().into());
         }
         if let Some(wait) = rejection.retry_after() {
             headers.insert(RETRY_AFTER, whole_seconds_up(wait).into());
-        }
-        if rejection.has_particulars() {
-            body = self.problem(&rejection);
-            headers.insert(CONTENT_LENGTH, body.len().into());
         }
         if let Some(restyled) = self.restyled(&rejection) {
             body = restyled.body;
@@ -199,7 +211,10 @@ impl Voice {
         let mut rejection = rejection.clone().with_request_id(request_id);
         rejection.scheme = scheme.or(rejection.scheme);
         let (parts, body) = self.answer(rejection).into_parts();
-        response.headers_mut().remove(WWW_AUTHENTICATE);
+        // What a layer between has said of the body that is replaced here.
+        for stale in [WWW_AUTHENTICATE, CONTENT_ENCODING] {
+            response.headers_mut().remove(stale);
+        }
         // A map handed over whole repeats its fields; each is ours to replace.
         let mut last = None;
         for (name, value) in parts.headers {
@@ -233,6 +248,37 @@ impl Voice {
             self.challenge(&rejection, scheme, &mut headers);
             Prepared { headers, body }
         })
+    }
+
+    /// The answer about missing scopes, out of those that were given before.
+    fn prepared_for_scopes(
+        &self,
+        rejection: &Rejection,
+        scheme: Scheme,
+        scopes: &ScopeSet,
+    ) -> Prepared {
+        let key = (scheme, scopes.clone());
+        let known = self
+            .scoped
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let mut prepared = self.prepared(rejection.reason(), scheme).clone();
+        prepared.headers.remove(WWW_AUTHENTICATE);
+        self.challenge(rejection, scheme, &mut prepared.headers);
+        prepared.body = self.problem(rejection);
+        prepared
+            .headers
+            .insert(CONTENT_LENGTH, prepared.body.len().into());
+        let mut scoped = self.scoped.write().unwrap_or_else(PoisonError::into_inner);
+        if scoped.len() < MOST_SCOPED {
+            scoped.insert(key, prepared.clone());
+        }
+        prepared
     }
 
     /// Adds the challenges of RFC 9110 §11.6.1 that this answer must have: the

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// assert!(!scopes.contains("orders"));
 /// # Ok::<(), tollgate::scope::InvalidScope>(())
 /// ```
-#[derive(Clone, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ScopeSet(Box<str>);
 

@@ -182,7 +182,7 @@ async fn no_public_type_prints_what_it_hides() {
     let layer = AuthLayer::new(keys.clone());
     let service = layer.layer(who());
     let mut text = String::new();
-    write!(text, "{:?}", layer).unwrap();
+    write!(text, "{layer:?}").unwrap();
     write!(
         text,
         "{:?} {:?} {:?}",

@@ -94,8 +94,10 @@ struct Burn {
     sources: Vec<Source>,
     budget: Failures,
     end: Box<dyn Fn(Credential, Timestamp) + Send + Sync>,
-    claims: Box<dyn Fn(&[u8]) -> bool + Send + Sync>,
+    claims: Box<Claims>,
 }
+
+type Claims = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 impl Default for HttpsOnlyLayer {
     fn default() -> Self {

@@ -200,12 +200,12 @@ fn take_authorization(
         .position(|byte| matches!(byte, b' ' | b'\t' | b','));
     let (scheme, rest) = text.split_at(end.unwrap_or(text.len()));
     let Some(scheme) = known_scheme(scheme) else {
-        let ignored = |name: &Box<str>| scheme.eq_ignore_ascii_case(name.as_bytes());
+        let mut ignored = rules.ignored_schemes.iter().map(|name| name.as_bytes());
         return if scheme.is_empty() {
             Err(malformed(Cause::EmptyCarrier, Scheme::Bearer))
         } else if names_known_scheme(rest) {
             Err(ambiguous(Cause::CarrierRepeated))
-        } else if rules.ignored_schemes.iter().any(ignored) {
+        } else if ignored.any(|name| scheme.eq_ignore_ascii_case(name)) {
             Ok(None)
         } else {
             Err(Rejection::new(

@@ -33,8 +33,8 @@ enum Node {
     /// A scope, and all that grant it, itself first.
     Scope(Vec<Box<str>>),
     Fact(Fact),
-    All(Vec<Node>),
-    Any(Vec<Node>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
 }
 
 /// Something that is known of a caller beside their scopes. It can be negated.
@@ -244,7 +244,7 @@ impl Not for Fact {
     }
 }
 
-impl<R: Into<Requirement>> BitAnd<R> for Requirement {
+impl<R: Into<Self>> BitAnd<R> for Requirement {
     type Output = Self;
 
     fn bitand(self, other: R) -> Self {
@@ -252,7 +252,7 @@ impl<R: Into<Requirement>> BitAnd<R> for Requirement {
     }
 }
 
-impl<R: Into<Requirement>> BitOr<R> for Requirement {
+impl<R: Into<Self>> BitOr<R> for Requirement {
     type Output = Self;
 
     fn bitor(self, other: R) -> Self {

@@ -44,7 +44,13 @@ impl Uses {
 impl<S: KeyStore> Shared<S> {
     /// Notes that a good key was used. Says whether it is the first time in a while.
     pub(crate) fn note_use(self: &Arc<Self>, record: &KeyRecord, now: Timestamp) -> bool {
-        if !record.last_used.note(now, COARSENESS) {
+        // The first use beside a successor is news whenever the last one was.
+        let alone = record
+            .rotated
+            .as_ref()
+            .is_some_and(|rotated| record.last_used.get().is_none_or(|last| last < rotated.at));
+        let coarseness = if alone { Duration::ZERO } else { COARSENESS };
+        if !record.last_used.note(now, coarseness) {
             return false;
         }
         let mut waiting = self.uses.waiting();

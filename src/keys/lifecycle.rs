@@ -101,6 +101,8 @@ pub struct Ended {
     reason = "a store must be able to build one from columns"
 )]
 pub struct Rotated {
+    /// When the successor was issued.
+    pub at: Timestamp,
     /// The successor.
     pub to: KeyId,
     /// Until when this one is good beside it.
@@ -222,7 +224,11 @@ pub(crate) fn apply(
             let grace_until = record
                 .expires_at
                 .map_or(grace_until, |end| grace_until.min(end));
-            new.rotated = Some(Rotated { to, grace_until });
+            new.rotated = Some(Rotated {
+                at: now,
+                to,
+                grace_until,
+            });
         }
         Command::Schedule(start) => new.not_before = Some(start),
         Command::SetScopes(scopes) => new.scopes = scopes,

@@ -278,6 +278,7 @@ fn full_record(n: u32) -> KeyRecord {
         }),
         rotated_from: Some(id(n + 1)),
         rotated: Some(Rotated {
+            at: NOW,
             to: id(n + 2),
             grace_until: NOW,
         }),

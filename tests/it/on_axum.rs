@@ -27,7 +27,7 @@ async fn me(identity: Identity) -> String {
 }
 
 async fn me_or_nobody(identity: Option<Identity>) -> String {
-    identity.map_or("nobody".into(), |identity| identity.subject().into())
+    identity.map_or_else(|| "nobody".into(), |identity| identity.subject().into())
 }
 
 async fn ask(router: &Router, uri: &str, key: Option<&str>) -> Answer {

@@ -1,4 +1,4 @@
-//! The quickstart, as a process on a real socket, spoken to by a real client.
+//! The examples, as processes: the quickstart on a real socket, spoken to by a real client.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -139,4 +139,19 @@ fn the_quickstart_does_what_it_prints() {
     let whoami: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(whoami["subject"], "reader");
     assert_eq!(whoami["scopes"], serde_json::json!(["orders:read"]));
+}
+
+#[test]
+fn a_key_rotates_under_load_without_a_refused_request() {
+    let output = Command::new(example("rotation")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    for line in [
+        "has a successor",
+        "used in its grace",
+        ", 0 refused",
+        "the old key now: 401",
+    ] {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
 }

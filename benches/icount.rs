@@ -1,0 +1,24 @@
+//! Instructions, which repeat where the wall clock does not. It wants valgrind, and
+//! `cargo install gungraun-runner` in the version of the library:
+//! `cargo bench --features test-util --bench icount`.
+
+mod scenarios;
+
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use scenarios::Scenario;
+
+#[library_benchmark(setup = Scenario::named)]
+#[bench::passthrough("passthrough")]
+#[bench::accepted("key accepted")]
+#[bench::unknown("unknown key, 401")]
+#[bench::mistyped("bad checksum, 401")]
+#[bench::scope("key accepted, scope met")]
+#[bench::scope_missing("scope missing, 403")]
+#[bench::anonymous("anonymous, optional")]
+fn gate(scenario: Scenario) -> (u16, Scenario) {
+    // It is handed back, so that its end is not counted.
+    (scenario.run(), scenario)
+}
+
+library_benchmark_group!(name = gates, benchmarks = gate);
+main!(library_benchmark_groups = gates);
