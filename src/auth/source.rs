@@ -187,11 +187,10 @@ fn take_authorization(
     headers: &mut HeaderMap,
     rules: &Rules,
 ) -> Result<Option<Credential>, Rejection> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
+    let Some(value) = headers.get(AUTHORIZATION) else {
         return Ok(None);
     };
-    if values.next().is_some() {
+    if headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
         return Err(ambiguous(Cause::CarrierRepeated));
     }
     let text = value.as_bytes();
