@@ -2,6 +2,12 @@
 //! `cargo install gungraun-runner` in the version of the library:
 //! `cargo bench --features test-util --bench icount`.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "the macros of the harness make items without"
+)]
+
 mod scenarios;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};

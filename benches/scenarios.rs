@@ -23,16 +23,6 @@ pub(crate) struct Scenario {
     headers: HeaderMap,
 }
 
-pub(crate) const NAMES: [&str; 7] = [
-    "passthrough",
-    "key accepted",
-    "unknown key, 401",
-    "bad checksum, 401",
-    "key accepted, scope met",
-    "scope missing, 403",
-    "anonymous, optional",
-];
-
 impl Scenario {
     pub(crate) fn named(name: &str) -> Self {
         let kit = TestKeys::new("acme");
