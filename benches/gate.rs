@@ -18,7 +18,7 @@ fn main() {
     "scope missing, 403",
     "anonymous, optional",
 ])]
-fn gate(bencher: Bencher, name: &str) {
+fn gate(bencher: Bencher<'_, '_>, name: &str) {
     let scenario = Scenario::named(name);
     bencher.bench(|| scenario.run());
 }
