@@ -61,7 +61,7 @@ impl<A> Clone for Door<A> {
     }
 }
 
-/// The check of an [`AuthLayer`].
+/// The check of an [`AuthLayer`](crate::AuthLayer).
 pub struct Auth<A> {
     pub(crate) door: Arc<Door<A>>,
 }

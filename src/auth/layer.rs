@@ -70,7 +70,7 @@ impl<A: Authenticate> AuthLayer<A> {
         })
     }
 
-    /// Lets requests without a credential pass as anonymous: no [`Identity`] is put
+    /// Lets requests without a credential pass as anonymous: no [`Identity`](crate::Identity) is put
     /// into them, and no requirement holds for them. A credential that is not good is
     /// refused all the same.
     #[must_use]

@@ -44,7 +44,7 @@
 //! # Deployment
 //! A request without a client address, for instance over a Unix socket, is not
 //! throttled. Behind proxies, say which to trust: see
-//! [`ClientNetwork`](crate::network::ClientNetwork).
+//! [`ClientNetwork`].
 //!
 //! # Cost
 //! One lock that few networks share, one allocation. Memory is fixed: 65,536 networks
