@@ -14,14 +14,10 @@ use http_body_util::Empty;
 use tollgate::keys::NewKey;
 use tollgate::testing::TestKeys;
 use tollgate::{AuthLayer, RequireLayer, scope};
-use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
-/// One case: a service, and the request that it is sent.
-pub(crate) struct Scenario {
-    service: BoxCloneSyncService<Request<()>, u16, Infallible>,
-    headers: HeaderMap,
-}
+/// One case: sends a request through a service, and tells the status of the answer.
+pub(crate) struct Scenario(Box<dyn Fn() -> u16 + Sync>);
 
 impl Scenario {
     pub(crate) fn named(name: &str) -> Self {
@@ -37,41 +33,22 @@ impl Scenario {
         let last = if good.ends_with('0') { "1" } else { "0" };
         let mistyped = format!("{}{last}", &good[..good.len() - 1]);
         let door = AuthLayer::new(kit.keys());
-        let with_scope = |needed| {
-            let stack = ServiceBuilder::new().layer(door.clone());
-            measured(stack.layer(RequireLayer::new(scope(needed))).service(Inner))
+        let auth = || door.layer(Inner);
+        let auth_and = |needed| {
+            let require = RequireLayer::new(scope(needed));
+            let stack = ServiceBuilder::new().layer(door.clone()).layer(require);
+            stack.service(Inner)
         };
-        let alone = || measured(door.layer(Inner));
-        let (service, key) = match name {
-            "passthrough" => (measured(Inner), Some(&good)),
-            "key accepted" => (alone(), Some(&good)),
-            "unknown key, 401" => (alone(), Some(&unknown)),
-            "bad checksum, 401" => (alone(), Some(&mistyped)),
-            "key accepted, scope met" => (with_scope("items:read"), Some(&good)),
-            "scope missing, 403" => (with_scope("items:write"), Some(&good)),
-            "anonymous, optional" => (measured(door.clone().optional().layer(Inner)), None),
+        let scenario = match name {
+            "passthrough" => Self::new(Inner, Some(&good)),
+            "key accepted" => Self::new(auth(), Some(&good)),
+            "unknown key, 401" => Self::new(auth(), Some(&unknown)),
+            "bad checksum, 401" => Self::new(auth(), Some(&mistyped)),
+            "key accepted, scope met" => Self::new(auth_and("items:read"), Some(&good)),
+            "scope missing, 403" => Self::new(auth_and("items:write"), Some(&good)),
+            "anonymous, optional" => Self::new(door.clone().optional().layer(Inner), None),
             other => panic!("{other} is no scenario"),
         };
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("host", "api.example.com"),
-            ("user-agent", "example-client/2.31.0 (linux; x86_64)"),
-            ("accept", "application/json"),
-            ("accept-encoding", "gzip, br"),
-            ("x-request-id", "01j9zq5c5y3m3t6a1n6q0h8w2d"),
-        ] {
-            headers.insert(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
-        }
-        if let Some(key) = key {
-            headers.insert(
-                "x-api-key",
-                HeaderValue::from_str(key).expect("a key is ASCII"),
-            );
-        }
-        let scenario = Self { service, headers };
         let status = scenario.run();
         let expected = name
             .rsplit(", ")
@@ -84,27 +61,60 @@ impl Scenario {
 
     /// One request, to its end.
     pub(crate) fn run(&self) -> u16 {
-        let mut request = Request::new(());
-        *request.uri_mut() = Uri::from_static("/v1/items?limit=20");
-        *request.headers_mut() = self.headers.clone();
-        now(self.service.clone().oneshot(black_box(request))).unwrap_or_else(|never| match never {})
+        (self.0)()
+    }
+
+    /// The types of the service and its future are kept, as they are under a server:
+    /// to box them for each request would be measured too.
+    fn new<S, B>(service: S, key: Option<&str>) -> Self
+    where
+        S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Sync + 'static,
+        B: Body,
+    {
+        let headers = headers(key);
+        Self(Box::new(move || {
+            let mut request = Request::new(());
+            *request.uri_mut() = Uri::from_static("/v1/items?limit=20");
+            *request.headers_mut() = headers.clone();
+            now(async {
+                let Ok(response) = service.clone().oneshot(black_box(request)).await;
+                let status = response.status().as_u16();
+                let mut body = pin!(response.into_body());
+                while !body.is_end_stream() {
+                    let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+                    if black_box(frame).is_none() {
+                        break;
+                    }
+                }
+                status
+            })
+        }))
     }
 }
 
-/// The service, with its body read to the end and its status for an answer.
-fn measured<S, B>(service: S) -> BoxCloneSyncService<Request<()>, u16, Infallible>
-where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
-    S: Clone + Send + Sync + 'static,
-    S::Future: Send,
-    B: Body + Send + 'static,
-{
-    BoxCloneSyncService::new(service.map_response(|response| {
-        let status = response.status().as_u16();
-        let mut body = pin!(response.into_body());
-        while now(poll_fn(|cx| body.as_mut().poll_frame(cx))).is_some() {}
-        status
-    }))
+/// What an ordinary client of an API sends.
+fn headers(key: Option<&str>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("host", "api.example.com"),
+        ("user-agent", "example-client/2.31.0 (linux; x86_64)"),
+        ("accept", "application/json"),
+        ("accept-encoding", "gzip, br"),
+        ("x-request-id", "01j9zq5c5y3m3t6a1n6q0h8w2d"),
+    ] {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    if let Some(key) = key {
+        headers.insert(
+            "x-api-key",
+            HeaderValue::from_str(key).expect("a key is ASCII"),
+        );
+    }
+    headers
 }
 
 /// What is ready at once: nothing here has to wait.
