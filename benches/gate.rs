@@ -1,4 +1,4 @@
-//! The wall clock: `cargo bench --features test-util --bench gate`. Compare within one run only.
+//! The wall clock: `cargo bench --bench gate`. Compare within one run only.
 
 mod scenarios;
 

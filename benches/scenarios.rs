@@ -72,10 +72,11 @@ impl Scenario {
         S: Clone + Sync + 'static,
         B: Body,
     {
+        let uri = Uri::from_static("/v1/items?limit=20");
         let headers = headers(key);
         Self(Box::new(move || {
             let mut request = Request::new(());
-            *request.uri_mut() = Uri::from_static("/v1/items?limit=20");
+            *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
             now(async {
                 let Ok(response) = service.clone().oneshot(black_box(request)).await;
