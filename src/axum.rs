@@ -30,17 +30,18 @@ impl<S: Sync> OptionalFromRequestParts<S> for Identity {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Rejection> {
-        if parts.extensions.get::<Anonymous>().is_some() {
-            return Ok(None);
+        match caller(&parts.extensions, "a handler") {
+            Ok(identity) => Ok(Some(identity.clone())),
+            Err(_) if parts.extensions.get::<Anonymous>().is_some() => Ok(None),
+            Err(rejection) => Err(rejection),
         }
-        caller(&parts.extensions, "a handler").map(|identity| Some(identity.clone()))
     }
 }
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> axum::response::Response {
         self.log();
-        let response: Response<_> = Voice::default().answer_or_leave_to_door(self);
+        let response: Response<_> = Voice::standard().answer(self);
         response.map(Body::<axum::body::Body>::full).into_response()
     }
 }

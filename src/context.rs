@@ -3,12 +3,21 @@
 use http::Extensions;
 
 use crate::identity::Identity;
-use crate::rejection::{Cause, Reason, Rejection, Speaker};
+use crate::rejection::{Cause, Reason, Rejection};
 
 /// Stands in the extensions of a request that a door let through without a
 /// credential.
 #[derive(Clone, Copy)]
-pub(crate) struct Anonymous;
+pub(crate) struct Anonymous {
+    /// It is a CORS preflight, which nobody can show a credential with.
+    pub(crate) preflight: bool,
+}
+
+/// Whether a door let the request through as a CORS preflight.
+pub(crate) fn is_preflight(extensions: &Extensions) -> bool {
+    let anonymous = extensions.get::<Anonymous>();
+    anonymous.is_some_and(|anonymous| anonymous.preflight)
+}
 
 /// Who calls, as the door outside has found out.
 ///
@@ -26,7 +35,8 @@ pub(crate) fn caller<'a>(
         let fix = format!("{who_asks} found no Identity in the request: put an AuthLayer outside");
         return Err(Rejection::misconfigured(&fix));
     }
-    let mut rejection = Rejection::new(Reason::CredentialsMissing, Cause::NothingShown);
-    rejection.voice = Speaker::Door;
-    Err(rejection)
+    Err(Rejection::new(
+        Reason::CredentialsMissing,
+        Cause::NothingShown,
+    ))
 }

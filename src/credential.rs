@@ -32,6 +32,13 @@ impl Credential {
         }
     }
 
+    /// The same, shown in that scheme: `ApiKey` unless said otherwise.
+    #[must_use]
+    pub fn with_scheme(mut self, scheme: Scheme) -> Self {
+        self.scheme = scheme;
+        self
+    }
+
     pub(crate) fn in_header(value: HeaderValue, start: usize, scheme: Scheme) -> Self {
         Self {
             text: Text::Header(value, start),

@@ -141,6 +141,19 @@ pin_project! {
         #[pin]
         state: State<S, C, B>,
     }
+
+    impl<S, C, B> PinnedDrop for ResponseFuture<S, C, B>
+    where
+        S: Service<Request<B>>,
+        C: Check,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            // What waits may be a user's, and may panic when it is given up.
+            if let StateProj::Checking { pending, .. } = this.project().state.project() {
+                let _ = caught(|| drop(pending.take()));
+            }
+        }
+    }
 }
 
 impl<S, C, B> fmt::Debug for ResponseFuture<S, C, B>

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::clock::Timestamp;
 use crate::credential::Scheme;
 use crate::scope::ScopeSet;
 
@@ -28,8 +29,8 @@ pub struct Rejection {
     particulars: Option<Box<Particulars>>,
     /// The scheme that the client used, for the challenge.
     pub(crate) scheme: Option<Scheme>,
-    /// Who is to say it.
-    pub(crate) voice: Speaker,
+    /// A door has told the client, in its own words.
+    pub(crate) said: bool,
 }
 
 /// What sets a refusal apart from others with the same reason.
@@ -38,17 +39,6 @@ struct Particulars {
     required_scopes: Option<ScopeSet>,
     policy: Option<Cow<'static, str>>,
     request_id: Option<Arc<str>>,
-}
-
-/// Who tells the client about a refusal.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Speaker {
-    /// The gate that refused: no door stands outside of it.
-    Gate,
-    /// The door outside, which knows realm, scheme and style.
-    Door,
-    /// It has been said.
-    Nobody,
 }
 
 impl Rejection {
@@ -61,7 +51,7 @@ impl Rejection {
             retry_after: None,
             particulars: None,
             scheme: None,
-            voice: Speaker::Gate,
+            said: false,
         }
     }
 
@@ -122,10 +112,12 @@ impl Rejection {
         self
     }
 
-    pub(crate) fn insufficient_scope(required: ScopeSet) -> Self {
-        let mut rejection = Self::new(Reason::InsufficientScope, Cause::ScopeMissing);
-        rejection.particulars().required_scopes = Some(required);
-        rejection
+    /// Names all scopes that the operation needs: for
+    /// [`Reason::InsufficientScope`].
+    #[must_use]
+    pub fn with_required_scopes(mut self, required: ScopeSet) -> Self {
+        self.particulars().required_scopes = Some(required);
+        self
     }
 
     pub(crate) fn with_policy(mut self, name: Cow<'static, str>) -> Self {
@@ -137,9 +129,20 @@ impl Rejection {
         self.particulars.get_or_insert_default()
     }
 
-    pub(crate) const fn with_retry_after(mut self, wait: Duration) -> Self {
+    /// Asks the client to wait for that long. An answer that has to name a wait names
+    /// one second unless told otherwise.
+    #[must_use]
+    pub const fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
+    }
+
+    /// Something that is needed to decide cannot be asked. The wait is one to three
+    /// seconds, so that clients do not come back all at once.
+    pub(crate) fn unavailable(cause: Cause, now: Timestamp) -> Self {
+        let jitter = Duration::from_secs(now.unix_nanos() / 1_000 % 3);
+        Self::new(Reason::VerifierUnavailable, cause)
+            .with_retry_after(Duration::from_secs(1) + jitter)
     }
 
     /// A mistake in how the layers were put together: the log names the fix.
@@ -336,6 +339,14 @@ impl Reason {
             Self::TooManyFailures => {
                 Some("https://iana.org/assignments/http-problem-types#abnormal-usage-detected")
             }
+            _ => None,
+        }
+    }
+
+    /// The wait that an answer names where nobody said how long.
+    pub(crate) const fn least_wait(self) -> Option<Duration> {
+        match self {
+            Self::TooManyFailures | Self::VerifierUnavailable => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::body::Body;
 use crate::credential::Scheme;
-use crate::rejection::{Reason, Rejection, Speaker};
+use crate::rejection::{Reason, Rejection};
 use crate::scope::ScopeSet;
 
 /// The response header fields of this crate that a browser's script may want to
@@ -38,12 +38,14 @@ pub const CREDENTIAL_EXPIRATION: HeaderName = HeaderName::from_static("credentia
 /// problem document.
 ///
 /// ```
+/// use http::HeaderValue;
 /// use tollgate::respond::Restyled;
 /// use tollgate::Rejection;
 ///
 /// let house_style = |rejection: &Rejection| {
 ///     let code = rejection.reason().code();
-///     Restyled::new("application/json", format!(r#"{{"error":"{code}"}}"#))
+///     let json = HeaderValue::from_static("application/json");
+///     Restyled::new(json, format!(r#"{{"error":"{code}"}}"#))
 /// };
 /// # use tollgate::{keys::Peppers, ApiKeys, AuthLayer};
 /// # let keys = ApiKeys::in_memory(Peppers::random());
@@ -72,14 +74,10 @@ pub struct Restyled {
 
 impl Restyled {
     /// A body with its media type.
-    ///
-    /// # Panics
-    /// If the media type has characters that a header field does not allow.
     #[must_use]
-    #[track_caller]
-    pub fn new(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+    pub fn new(content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
         Self {
-            content_type: HeaderValue::from_static(content_type),
+            content_type,
             body: body.into(),
         }
     }
@@ -129,6 +127,13 @@ impl Default for Voice {
 }
 
 impl Voice {
+    /// The voice of gates that nothing was configured for. What it prepares is the same
+    /// for all of them.
+    pub(crate) fn standard() -> &'static Self {
+        static STANDARD: LazyLock<Voice> = LazyLock::new(Voice::default);
+        &STANDARD
+    }
+
     fn new(settings: Settings) -> Self {
         let prepared = (0..Reason::ALL.len() * Scheme::ALL.len()).map(|_| OnceLock::new());
         Self {
@@ -145,7 +150,7 @@ impl Voice {
     }
 
     /// The whole answer.
-    pub(crate) fn answer(&self, mut rejection: Rejection) -> Response<Bytes> {
+    pub(crate) fn answer(&self, rejection: Rejection) -> Response<Bytes> {
         let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
         let Prepared {
             mut headers,
@@ -160,7 +165,10 @@ impl Voice {
             body = self.problem(&rejection);
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
-        if let Some(wait) = rejection.retry_after() {
+        if let Some(wait) = rejection
+            .retry_after()
+            .or_else(|| rejection.reason().least_wait())
+        {
             headers.insert(RETRY_AFTER, whole_seconds_up(wait).into());
         }
         if let Some(restyled) = self.restyled(&rejection) {
@@ -171,51 +179,43 @@ impl Voice {
         let mut response = Response::new(body);
         *response.status_mut() = rejection.reason().status();
         *response.headers_mut() = headers;
-        rejection.voice = Speaker::Nobody;
         response.extensions_mut().insert(rejection);
         response
     }
 
-    /// The answer of a gate: whole, or where a door stands outside only what holds
-    /// for every client, for the door to say the rest.
-    pub(crate) fn answer_or_leave_to_door(&self, rejection: Rejection) -> Response<Bytes> {
-        match rejection.voice {
-            Speaker::Door => self.stub(rejection),
-            Speaker::Gate | Speaker::Nobody => self.answer(rejection),
+    /// The whole answer of a door: no door outside of it has anything to add.
+    pub(crate) fn answer_at_door(&self, rejection: Rejection) -> Response<Bytes> {
+        let mut response = self.answer(rejection);
+        if let Some(rejection) = response.extensions_mut().get_mut::<Rejection>() {
+            rejection.said = true;
         }
-    }
-
-    fn stub(&self, rejection: Rejection) -> Response<Bytes> {
-        let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
-        let prepared = self.prepared(rejection.reason(), scheme);
-        let mut response = Response::new(prepared.body.clone());
-        *response.status_mut() = rejection.reason().status();
-        *response.headers_mut() = prepared.headers.clone();
-        response.extensions_mut().insert(rejection);
         response
     }
 
-    /// Says at the door what a gate inside of it has refused.
+    /// Says at the door what a gate inside of it has refused: with the door's realm and
+    /// style, in the scheme that the client used.
     pub(crate) fn speak_for_inner<B>(
         &self,
         response: &mut Response<Body<B>>,
         scheme: Option<Scheme>,
         request_id: Option<Arc<str>>,
+        head: bool,
     ) {
         let Some(rejection) = response.extensions().get::<Rejection>() else {
             return;
         };
-        if rejection.voice == Speaker::Nobody {
+        // A layer between that answers otherwise has made the answer its own.
+        if rejection.said || response.status() != rejection.reason().status() {
             return;
         }
         let mut rejection = rejection.clone().with_request_id(request_id);
         rejection.scheme = scheme.or(rejection.scheme);
-        let (parts, body) = self.answer(rejection).into_parts();
+        let (parts, body) = self.answer_at_door(rejection).into_parts();
         // What a layer between has said of the body that is replaced here.
         for stale in [WWW_AUTHENTICATE, CONTENT_ENCODING] {
             response.headers_mut().remove(stale);
         }
-        // A map handed over whole repeats its fields; each is ours to replace.
+        // A map handed over whole names a field once for all its values.
         let mut last = None;
         for (name, value) in parts.headers {
             match (name, &last) {
@@ -230,7 +230,11 @@ impl Voice {
             }
         }
         response.extensions_mut().extend(parts.extensions);
-        *response.body_mut() = Body::full(body);
+        *response.body_mut() = if head {
+            Body::empty()
+        } else {
+            Body::full(body)
+        };
     }
 
     fn prepared(&self, reason: Reason, scheme: Scheme) -> &Prepared {
@@ -298,17 +302,20 @@ impl Voice {
         };
         // RFC 6750 §3.1: nothing but the realm and what the client needs to ask for,
         // unless it showed something.
-        let scopes = rejection.required_scopes().unwrap_or(&settings.advertised);
-        let wants_scopes = matches!(
-            reason,
-            Reason::CredentialsMissing | Reason::InsufficientScope
-        );
+        let scopes = match reason {
+            Reason::CredentialsMissing => Some(&settings.advertised),
+            Reason::InsufficientScope => rejection.required_scopes(),
+            _ => None,
+        };
+        let scopes = scopes.filter(|scopes| !scopes.is_empty());
         let line = |scheme: Scheme, error: Option<&str>| {
             let mut line = format!("{} realm=\"{}\"", scheme.as_str(), settings.realm);
             if let Some(error) = error {
                 line += &format!(", error=\"{error}\"");
             }
-            if wants_scopes && !scopes.is_empty() && (error.is_some() || scheme == Scheme::Bearer) {
+            if let Some(scopes) = scopes
+                && (error.is_some() || scheme == Scheme::Bearer)
+            {
                 line += &format!(", scope=\"{scopes}\"");
             }
             if let Some(url) = settings

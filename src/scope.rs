@@ -4,6 +4,7 @@
 //! not granted by `readonly`, nor by `READ`. What one scope implies is declared
 //! with a [`Hierarchy`](crate::authorize::Hierarchy), never guessed.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -38,12 +39,13 @@ impl ScopeSet {
         I::Item: AsRef<str>,
     {
         let mut text = String::new();
+        let mut seen = HashSet::new();
         for scope in scopes {
             let scope = scope.as_ref();
             if !is_scope(scope) {
                 return Err(InvalidScope);
             }
-            if !contains(&text, scope) {
+            if seen.insert(scope.to_owned()) {
                 if !text.is_empty() {
                     text.push(' ');
                 }

@@ -2,22 +2,21 @@
 //! and only then where the key stands in its life. What is true of a key is said to
 //! nobody but a holder of its secret.
 
+use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::auth::authenticate::{Answer, Authenticate};
+use crate::auth::authenticate::{Answer, Authenticate, Or};
 use crate::clock::Timestamp;
 use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::keys::{
     ApiKeys, EndCause, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared,
-    StoreError, is_head, parse,
+    StoreError, has_shape, is_head, parse,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::timeout::within;
 
 type Found = Result<Option<Arc<KeyRecord>>, StoreError>;
 type Verdict = Result<Identity, Rejection>;
@@ -25,7 +24,7 @@ type Verdict = Result<Identity, Rejection>;
 impl<S: KeyStore> Authenticate for ApiKeys<S> {
     fn authenticate(&self, credential: &Credential, now: Timestamp) -> Answer {
         let key = credential.expose();
-        if !self.claims(key) {
+        if !self.begins_like_ours(key) {
             return Answer::NotMine;
         }
         let look = &self.shared.look;
@@ -42,18 +41,24 @@ impl<S: KeyStore> Authenticate for ApiKeys<S> {
                 let (shared, key) = (Arc::clone(&self.shared), Zeroizing::new(Box::from(key)));
                 Pending::later(renew(shared, record, key))
             }
-            Ok(record) => Ok(record.identity(&look.source).clone()).into(),
+            Ok(record) => Ok(record.identity(&look.source)).into(),
             Err(rejection) => Err(rejection).into(),
         })
     }
 
     fn claims(&self, text: &[u8]) -> bool {
-        self.is_shaped_like_ours(text)
+        self.begins_like_ours(text) && has_shape(text)
     }
 }
 
 impl<S: KeyStore> ApiKeys<S> {
-    pub(crate) fn is_shaped_like_ours(&self, text: &[u8]) -> bool {
+    /// Accepts keys or, where a credential is none by its shape, what `other` accepts:
+    /// see [`Authenticate::or`].
+    pub fn or<O: Authenticate>(self, other: O) -> Or<Self, O> {
+        Authenticate::or(self, other)
+    }
+
+    fn begins_like_ours(&self, text: &[u8]) -> bool {
         text.starts_with(self.shared.look.prefix.as_bytes())
     }
 
@@ -61,7 +66,11 @@ impl<S: KeyStore> ApiKeys<S> {
     pub(crate) async fn burn(&self, key: &[u8], now: Timestamp) {
         let look = &self.shared.look;
         let Ok(id) = look.read(key) else { return };
-        let found = within(look.store_timeout, self.shared.store.find(id)).await;
+        let found = self
+            .shared
+            .timer
+            .within(look.store_timeout, self.shared.store.find(id))
+            .await;
         let Some(Ok(Some(record))) = found else {
             return;
         };
@@ -108,16 +117,26 @@ fn judge<S: KeyStore>(
     now: Timestamp,
 ) -> Result<Arc<KeyRecord>, Rejection> {
     let look = &shared.look;
-    let found = found.map_err(|_| unavailable(Cause::StoreUnavailable, now))?;
-    // An unknown id costs the same MAC and the same comparison as a wrong secret.
+    let found = found.map_err(|error| {
+        tracing::warn!(target: "tollgate::keys", error = error.reason(), "the key store failed");
+        Rejection::unavailable(Cause::StoreUnavailable, now)
+    })?;
+    // One path for known and unknown ids: the same MAC, the same comparison. Where a
+    // record names a pepper that is not there, the current one stands in.
+    let (version, expected) = match &found {
+        Some(record) => (record.pepper_version, record.mac),
+        None => (look.peppers.current_version(), KeyMac::DUMMY),
+    };
+    let computed = look.peppers.mac_under(version, key);
+    let is_held = computed.is_some();
+    let matches = black_box(computed.unwrap_or_else(|| look.peppers.mac(key)) == expected);
     let Some(record) = found else {
-        let _ = look.peppers.mac(key) == KeyMac::DUMMY;
         return Err(invalid(Cause::KeyUnknown));
     };
-    let Some(mac) = look.peppers.mac_under(record.pepper_version, key) else {
+    if !is_held {
         return Err(Rejection::new(Reason::Internal, Cause::PepperUnknown));
-    };
-    if mac != record.mac {
+    }
+    if !matches {
         return Err(invalid(Cause::KeySecret));
     }
     let state = record.state(now);
@@ -158,14 +177,16 @@ async fn look_up<S: KeyStore>(
     key: Zeroizing<Box<[u8]>>,
     now: Timestamp,
 ) -> Verdict {
-    let found = within(shared.look.store_timeout, shared.store.find(id))
+    let found = shared
+        .timer
+        .within(shared.look.store_timeout, shared.store.find(id))
         .await
-        .ok_or_else(|| unavailable(Cause::StoreTimeout, now))?;
+        .ok_or_else(|| Rejection::unavailable(Cause::StoreTimeout, now))?;
     let record = judge(&shared, &key, found, now)?;
     if shared.look.is_outdated(&record) {
         return renew(shared, record, key).await;
     }
-    Ok(record.identity(&shared.look.source).clone())
+    Ok(record.identity(&shared.look.source))
 }
 
 /// Makes the MAC of a good key anew under the current pepper. The key is good
@@ -182,21 +203,17 @@ async fn renew<S: KeyStore>(
     renewed.revision = record.revision.saturating_add(1);
     drop(key);
     if !matches!(
-        within(look.store_timeout, shared.store.update(renewed)).await,
+        shared
+            .timer
+            .within(look.store_timeout, shared.store.update(renewed))
+            .await,
         Some(Ok(_))
     ) {
         tracing::warn!(target: "tollgate", id = %record.id, "a key stays under an old pepper");
     }
-    Ok(record.identity(&look.source).clone())
+    Ok(record.identity(&look.source))
 }
 
 fn invalid(cause: Cause) -> Rejection {
     Rejection::new(Reason::CredentialInvalid, cause)
-}
-
-/// A wait of one to three seconds, so that clients do not come back all at once.
-fn unavailable(cause: Cause, now: Timestamp) -> Rejection {
-    let jitter = Duration::from_secs(now.unix_nanos() / 1_000 % 3);
-    Rejection::new(Reason::VerifierUnavailable, cause)
-        .with_retry_after(Duration::from_secs(1) + jitter)
 }

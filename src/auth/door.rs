@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::auth::authenticate::{Answer, Authenticate};
-use crate::auth::source::{Rules, Source, take_one};
+use crate::auth::source::{Source, TakeRules, take_one};
 use crate::auth::throttle::Reservation;
 use crate::body::Body;
 use crate::clock::{Clock, Timestamp};
@@ -29,7 +29,7 @@ pub(crate) struct Door<A> {
     pub(crate) sources: Vec<Source>,
     /// By source: the field that answers vary by.
     pub(crate) varies_by: Vec<Option<HeaderValue>>,
-    pub(crate) rules: Rules,
+    pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
     pub(crate) clock: Arc<dyn Clock>,
@@ -41,6 +41,20 @@ pub(crate) struct Door<A> {
 }
 
 pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+
+impl<A> Door<A> {
+    fn varies_when_anonymous(&self) -> impl Iterator<Item = HeaderValue> {
+        let authorization = HeaderValue::from_static("authorization");
+        let sources = self.sources.iter().zip(&self.varies_by);
+        sources.filter_map(move |(source, field)| {
+            if source.is_authorization() {
+                Some(authorization.clone())
+            } else {
+                field.clone()
+            }
+        })
+    }
+}
 
 impl<A> Clone for Door<A> {
     fn clone(&self) -> Self {
@@ -87,6 +101,7 @@ pub struct Shown {
     /// The source that the credential was found in.
     source: Option<usize>,
     request_id: Option<Arc<str>>,
+    preflight: bool,
 }
 
 impl<A: Authenticate> Check for Auth<A> {
@@ -104,11 +119,12 @@ impl<A: Authenticate> Check for Auth<A> {
             identity: None,
             source: None,
             request_id,
+            preflight: door.allow_preflight && is_preflight(parts),
         };
         let refuse = |rejection: Rejection, request_id: Option<Arc<str>>| {
             Pending::Ready(Err(rejection.with_request_id(request_id)))
         };
-        if door.allow_preflight && is_preflight(parts) {
+        if anonymous.preflight {
             return Ok(anonymous).into();
         }
         let found = take_one(parts, &door.sources, &door.rules, |text| {
@@ -158,6 +174,7 @@ impl<A: Authenticate> Check for Auth<A> {
             identity,
             source,
             request_id,
+            preflight,
         } = pass;
         let door = &*self.door;
         let mut stamp = DoorStamp {
@@ -166,10 +183,11 @@ impl<A: Authenticate> Check for Auth<A> {
             source,
             request_id,
             expiration: None,
+            head: parts.method == Method::HEAD,
         };
         let Some(identity) = identity else {
             parts.extensions.remove::<Identity>();
-            parts.extensions.insert(Anonymous);
+            parts.extensions.insert(Anonymous { preflight });
             return Ok(stamp);
         };
         if let Some(restrictions) = identity.restrictions()
@@ -194,12 +212,14 @@ impl<A: Authenticate> Check for Auth<A> {
         if let Some(reservation) = parts.extensions.remove::<Reservation>() {
             reservation.give_back();
         }
+        // What an optional door outside has noted is not true any more.
+        parts.extensions.remove::<Anonymous>();
         parts.extensions.insert(identity);
         Ok(stamp)
     }
 
     fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        self.door.voice.answer(rejection)
+        self.door.voice.answer_at_door(rejection)
     }
 }
 
@@ -211,6 +231,7 @@ pub struct DoorStamp<A> {
     request_id: Option<Arc<str>>,
     /// When the credential ends, if that is to be told.
     expiration: Option<Timestamp>,
+    head: bool,
 }
 
 impl<A> fmt::Debug for DoorStamp<A> {
@@ -226,16 +247,22 @@ impl<A> Stamp for DoorStamp<A> {
         if !response.status().is_success() {
             self.door
                 .voice
-                .speak_for_inner(response, self.scheme, self.request_id);
+                .speak_for_inner(response, self.scheme, self.request_id, self.head);
         }
         if let Some(end) = self.expiration
             && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
         {
             response.headers_mut().insert(CREDENTIAL_EXPIRATION, date);
         }
-        let Some(source) = self.source else { return };
-        if !self.door.sources[source].is_authorization() {
-            keep_caches_off(response.headers_mut(), self.door.varies_by[source].as_ref());
+        let headers = response.headers_mut();
+        match self.source {
+            Some(source) if self.door.sources[source].is_authorization() => {}
+            Some(source) => keep_caches_off(headers, self.door.varies_by[source].as_ref()),
+            // With a credential, the same request could have had another answer.
+            None => self
+                .door
+                .varies_when_anonymous()
+                .for_each(|field| vary_by(headers, &field)),
         }
     }
 }
@@ -245,7 +272,12 @@ fn keep_caches_off(headers: &mut HeaderMap, varies_by: Option<&HeaderValue>) {
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
-    let Some(field) = varies_by else { return };
+    if let Some(field) = varies_by {
+        vary_by(headers, field);
+    }
+}
+
+fn vary_by(headers: &mut HeaderMap, field: &HeaderValue) {
     let names_it = |line: &HeaderValue| {
         line.as_bytes().split(|byte| *byte == b',').any(|name| {
             let name = name.trim_ascii();

@@ -51,8 +51,9 @@ use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use crate::auth::authenticate::Authenticate;
 use crate::auth::failures::Failures;
-use crate::auth::source::{Rules, Source, take_one};
+use crate::auth::source::{Source, TakeRules, take_one};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::credential::Credential;
 use crate::gate::{Check, Gate};
@@ -160,7 +161,7 @@ impl HttpsOnlyLayer {
         let burn = Burn {
             sources: Source::defaults(),
             budget: Failures::new(rate, 4_096),
-            claims: Box::new(move |text| claimed.is_shaped_like_ours(text)),
+            claims: Box::new(move |text| claimed.claims(text)),
             end: Box::new(move |credential, now| {
                 let keys = keys.clone();
                 // Without a runtime there is nobody to do it; the request is refused anyway.
@@ -283,7 +284,7 @@ impl Rule {
         let Some(client) = self.clients.address(parts) else {
             return;
         };
-        let rules = Rules {
+        let rules = TakeRules {
             keep: false,
             max_len: 256,
             ignored_schemes: Vec::new(),

@@ -9,7 +9,7 @@ use tower_layer::Layer;
 
 use crate::auth::authenticate::Authenticate;
 use crate::auth::door::{Auth, Door};
-use crate::auth::source::{Rules, Source};
+use crate::auth::source::{Source, TakeRules};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, literal};
 use crate::credential::Scheme;
@@ -34,7 +34,7 @@ impl<A: Authenticate> AuthLayer<A> {
             authenticate: Arc::new(authenticate),
             sources: Vec::new(),
             varies_by: Vec::new(),
-            rules: Rules {
+            rules: TakeRules {
                 keep: false,
                 max_len: 8 * 1024,
                 ignored_schemes: Vec::new(),
@@ -57,9 +57,15 @@ impl<A: Authenticate> AuthLayer<A> {
     /// Sets where credentials may stand, in the order in which they are looked for. A
     /// request with credentials in two of them is refused.
     #[must_use]
+    #[track_caller]
     pub fn sources(self, sources: impl IntoIterator<Item = Source>) -> Self {
+        let sources: Vec<_> = sources.into_iter().collect();
+        assert!(
+            !sources.is_empty(),
+            "a credential must be allowed to stand somewhere"
+        );
         self.set(|door| {
-            door.sources = sources.into_iter().collect();
+            door.sources = sources;
             door.varies_by = door.sources.iter().map(Source::varies_by).collect();
             let schemes = if door.sources.iter().any(Source::is_authorization) {
                 Scheme::ALL.into()
@@ -86,12 +92,24 @@ impl<A: Authenticate> AuthLayer<A> {
     }
 
     /// Reads over `Authorization` in these schemes, in any letter case, as if it were
-    /// not there: for proxies that log in for themselves.
+    /// not there: for proxies that log in for themselves. The field stays in the request,
+    /// marked as sensitive.
+    ///
+    /// # Panics
+    /// If one of them is a scheme that credentials are accepted in.
     #[must_use]
+    #[track_caller]
     pub fn ignore_schemes<'a>(self, schemes: impl IntoIterator<Item = &'a str>) -> Self {
-        self.set(|door| {
-            door.rules.ignored_schemes = schemes.into_iter().map(Into::into).collect();
-        })
+        let schemes: Vec<Box<str>> = schemes.into_iter().map(Into::into).collect();
+        let accepted = |name: &str| {
+            let mut all = Scheme::ALL.iter();
+            all.any(|scheme| scheme.as_str().eq_ignore_ascii_case(name))
+        };
+        assert!(
+            !schemes.iter().any(|name| accepted(name)),
+            "a scheme cannot be accepted and ignored"
+        );
+        self.set(|door| door.rules.ignored_schemes = schemes)
     }
 
     /// Sets how many bytes a credential may have: 8 KiB unless set. What is longer is

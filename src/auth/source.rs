@@ -7,7 +7,9 @@ use http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use percent_encoding::percent_decode_str;
 
+use crate::config::{ConfigError, literal};
 use crate::credential::{Credential, Scheme, is_token68};
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -23,6 +25,12 @@ pub trait CredentialSource: Send + Sync + 'static {
     /// # Errors
     /// A rejection if there is something here that cannot be a credential.
     fn take(&self, parts: &mut Parts) -> Result<Option<Credential>, Rejection>;
+
+    /// The request field that the credential stands in, if it is one: caches are told
+    /// that answers vary by it.
+    fn varies_by(&self) -> Option<HeaderName> {
+        None
+    }
 }
 
 /// A place where a credential may stand in a request.
@@ -54,17 +62,43 @@ impl Source {
     /// A parameter of the query. It is cut out of the URI before anything behind the
     /// layer sees it; what stands in front of the layer, proxies and access logs
     /// among it, does see it. For clients that cannot do better.
+    ///
+    /// # Panics
+    /// If the name cannot stand in a query as it is: it is empty, or has characters other
+    /// than letters, digits, `-`, `.`, `_` and `~`.
     #[must_use]
-    pub fn query(name: impl Into<Box<str>>) -> Self {
-        Self(Place::Query(name.into()))
+    #[track_caller]
+    pub fn query(name: &str) -> Self {
+        literal(Self::try_query(name))
+    }
+
+    /// As [`Source::query`], for a name from configuration.
+    ///
+    /// # Errors
+    /// Where `query` panics.
+    pub fn try_query(name: &str) -> Result<Self, ConfigError> {
+        plain(name).map(|name| Self(Place::Query(name)))
     }
 
     /// A cookie. Browsers send it without being asked, so a request with an unsafe
     /// method is refused if its `Sec-Fetch-Site` or `Origin` says that another site
     /// made it.
+    ///
+    /// # Panics
+    /// If the name is empty, or has characters other than letters, digits, `-`, `.`, `_`
+    /// and `~`.
     #[must_use]
-    pub fn cookie(name: impl Into<Box<str>>) -> Self {
-        Self(Place::Cookie(name.into()))
+    #[track_caller]
+    pub fn cookie(name: &str) -> Self {
+        literal(Self::try_cookie(name))
+    }
+
+    /// As [`Source::cookie`], for a name from configuration.
+    ///
+    /// # Errors
+    /// Where `cookie` panics.
+    pub fn try_cookie(name: &str) -> Result<Self, ConfigError> {
+        plain(name).map(|name| Self(Place::Cookie(name)))
     }
 
     /// A place of your own.
@@ -91,11 +125,16 @@ impl Source {
         match &self.0 {
             Place::Header(name) => Some(HeaderValue::from(name.clone())),
             Place::Cookie(_) => Some(HeaderValue::from_static("cookie")),
-            Place::Authorization | Place::Query(_) | Place::Custom(_) => None,
+            Place::Custom(source) => source.varies_by().map(HeaderValue::from),
+            Place::Authorization | Place::Query(_) => None,
         }
     }
 
-    fn take(&self, parts: &mut Parts, rules: &Rules) -> Result<Option<Credential>, Rejection> {
+    fn is_query(&self, parameter: &str) -> bool {
+        matches!(&self.0, Place::Query(name) if **name == *parameter)
+    }
+
+    fn take(&self, parts: &mut Parts, rules: &TakeRules) -> Result<Option<Credential>, Rejection> {
         match &self.0 {
             Place::Authorization => take_authorization(&mut parts.headers, rules),
             Place::Header(name) => take_header(&mut parts.headers, name, rules),
@@ -120,7 +159,7 @@ impl fmt::Debug for Source {
 
 /// What the sources of a layer have in common.
 #[derive(Clone, Debug)]
-pub(crate) struct Rules {
+pub(crate) struct TakeRules {
     pub(crate) keep: bool,
     pub(crate) max_len: usize,
     pub(crate) ignored_schemes: Vec<Box<str>>,
@@ -130,7 +169,7 @@ pub(crate) struct Rules {
 pub(crate) fn take_one(
     parts: &mut Parts,
     sources: &[Source],
-    rules: &Rules,
+    rules: &TakeRules,
     claims: impl Fn(&[u8]) -> bool,
 ) -> Result<Option<(Credential, usize)>, Rejection> {
     let mut found: Option<(Credential, usize)> = None;
@@ -145,17 +184,7 @@ pub(crate) fn take_one(
         }
     }
     if let Some(query) = parts.uri.query()
-        && query
-            .as_bytes()
-            .split(|byte| *byte == b'&')
-            .any(|parameter| {
-                let end = parameter
-                    .iter()
-                    .position(|byte| *byte == b'=')
-                    .unwrap_or(parameter.len());
-                let (name, value) = parameter.split_at(end);
-                name == b"access_token" || claims(value.get(1..).unwrap_or_default())
-            })
+        && has_credential(query, sources, claims)
     {
         return Err(Rejection::new(Reason::CredentialInUri, Cause::InUri));
     }
@@ -185,7 +214,7 @@ pub(crate) fn take_one(
 /// RFC 9110 §11.6.2, of which `credentials = auth-scheme 1*SP token68` is accepted.
 fn take_authorization(
     headers: &mut HeaderMap,
-    rules: &Rules,
+    rules: &TakeRules,
 ) -> Result<Option<Credential>, Rejection> {
     let Some(value) = headers.get(AUTHORIZATION) else {
         return Ok(None);
@@ -199,19 +228,24 @@ fn take_authorization(
         .position(|byte| matches!(byte, b' ' | b'\t' | b','));
     let (scheme, rest) = text.split_at(end.unwrap_or(text.len()));
     let Some(scheme) = known_scheme(scheme) else {
+        if scheme.is_empty() {
+            return Err(malformed(Cause::EmptyCarrier, Scheme::Bearer));
+        }
+        if names_known_scheme(rest) {
+            return Err(ambiguous(Cause::CarrierRepeated));
+        }
         let mut ignored = rules.ignored_schemes.iter().map(|name| name.as_bytes());
-        return if scheme.is_empty() {
-            Err(malformed(Cause::EmptyCarrier, Scheme::Bearer))
-        } else if names_known_scheme(rest) {
-            Err(ambiguous(Cause::CarrierRepeated))
-        } else if ignored.any(|name| scheme.eq_ignore_ascii_case(name)) {
-            Ok(None)
-        } else {
-            Err(Rejection::new(
+        if !ignored.any(|name| scheme.eq_ignore_ascii_case(name)) {
+            return Err(Rejection::new(
                 Reason::CredentialsMissing,
                 Cause::OtherScheme,
-            ))
-        };
+            ));
+        }
+        // It stays, and is a secret all the same.
+        if let Some(kept) = headers.get_mut(AUTHORIZATION) {
+            kept.set_sensitive(true);
+        }
+        return Ok(None);
     };
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     if spaces == 0 || spaces == rest.len() {
@@ -225,7 +259,7 @@ fn take_authorization(
 fn take_header(
     headers: &mut HeaderMap,
     name: &HeaderName,
-    rules: &Rules,
+    rules: &TakeRules,
 ) -> Result<Option<Credential>, Rejection> {
     let values = if rules.keep {
         headers.get_all(name).iter().count()
@@ -251,7 +285,11 @@ fn take_header(
 }
 
 /// Takes the value of a field out of the request, or marks what stays.
-fn take_value(headers: &mut HeaderMap, name: &HeaderName, rules: &Rules) -> Option<HeaderValue> {
+fn take_value(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    rules: &TakeRules,
+) -> Option<HeaderValue> {
     let mut value = if rules.keep {
         let kept = headers.get_mut(name)?;
         kept.set_sensitive(true);
@@ -266,7 +304,7 @@ fn take_value(headers: &mut HeaderMap, name: &HeaderName, rules: &Rules) -> Opti
 fn take_query(
     parts: &mut Parts,
     wanted: &str,
-    rules: &Rules,
+    rules: &TakeRules,
 ) -> Result<Option<Credential>, Rejection> {
     let Some(query) = parts.uri.query() else {
         return Ok(None);
@@ -301,45 +339,42 @@ fn take_query(
 fn take_cookie(
     parts: &mut Parts,
     wanted: &str,
-    rules: &Rules,
+    rules: &TakeRules,
 ) -> Result<Option<Credential>, Rejection> {
-    // A byte that is not ASCII makes its line no list of cookies: it is skipped.
-    let lines = || {
-        parts
-            .headers
-            .get_all(COOKIE)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-    };
-    let mut found = lines()
-        .flat_map(cookies)
-        .filter(|(_, name, _)| *name == wanted);
-    let Some((_, _, value)) = found.next() else {
+    let lines: Vec<HeaderValue> = parts.headers.get_all(COOKIE).iter().cloned().collect();
+    let is_wanted = |cookie: &&[u8]| name_of_cookie(cookie) == wanted.as_bytes();
+    let mut found = lines.iter().flat_map(cookies).filter(is_wanted);
+    let Some(cookie) = found.next() else {
         return Ok(None);
     };
     if found.next().is_some() {
         return Err(ambiguous(Cause::CarrierRepeated));
     }
+    let value = cookie.get(wanted.len() + 1..).unwrap_or_default();
     if value.is_empty() {
         return Err(malformed(Cause::EmptyCarrier, Scheme::ApiKey));
     }
     if is_cross_site(parts) {
         return Err(Rejection::new(Reason::Forbidden, Cause::CrossSite));
     }
-    let credential = Credential::new(value.as_bytes());
-    let rest = lines()
-        .flat_map(cookies)
-        .filter(|(_, name, _)| rules.keep || *name != wanted)
-        .map(|(text, ..)| text)
-        .collect::<Vec<_>>()
-        .join("; ");
-    drop(found);
+    let credential = Credential::new(value);
+    // The line that it stands in is written anew; the others stay as they are.
     parts.headers.remove(COOKIE);
-    if let Ok(mut rest) = HeaderValue::try_from(rest)
-        && !rest.is_empty()
-    {
-        rest.set_sensitive(rules.keep);
-        parts.headers.insert(COOKIE, rest);
+    for mut line in lines.iter().cloned() {
+        if cookies(&line).any(|cookie| is_wanted(&cookie)) {
+            if rules.keep {
+                line.set_sensitive(true);
+            } else {
+                let others: Vec<&[u8]> = cookies(&line).filter(|each| !is_wanted(each)).collect();
+                let Ok(rest) = HeaderValue::from_bytes(&others.join(&b"; "[..])) else {
+                    continue;
+                };
+                line = rest;
+            }
+        }
+        if !line.is_empty() {
+            parts.headers.append(COOKIE, line);
+        }
     }
     Ok(Some(credential))
 }
@@ -394,12 +429,54 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
-/// The cookies of a line: each as it stands, its name, its value (RFC 6265 §4.2.1).
-fn cookies(line: &str) -> impl Iterator<Item = (&str, &str, &str)> {
-    line.split(';').map(str::trim).filter_map(|text| {
-        let (name, value) = text.split_once('=')?;
-        Some((text, name, value))
+/// The cookies of a line, each as it stands (RFC 6265 §4.2.1).
+fn cookies(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let all = line.as_bytes().split(|byte| *byte == b';');
+    all.map(<[u8]>::trim_ascii)
+        .filter(|cookie| !cookie.is_empty())
+}
+
+fn name_of_cookie(cookie: &[u8]) -> &[u8] {
+    let end = cookie.iter().position(|byte| *byte == b'=');
+    &cookie[..end.unwrap_or(cookie.len())]
+}
+
+/// Whether a query has a credential in it, in other parameters than those that it may
+/// stand in.
+///
+/// Words of it are looked at, whatever they are part of, also where they are spelt with
+/// percent signs: `k=v`, `v` alone, `a;b`, `Bearer%20v`.
+fn has_credential(query: &str, sources: &[Source], claims: impl Fn(&[u8]) -> bool) -> bool {
+    query.split('&').any(|parameter| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        if sources.iter().any(|source| source.is_query(name)) {
+            return false;
+        }
+        // RFC 6750 §2.3 gives it this name, whatever it looks like.
+        if name == "access_token" {
+            return true;
+        }
+        if parameter.len() < SHORTEST_CREDENTIAL {
+            return false;
+        }
+        let decoded: Vec<u8> = percent_decode_str(parameter).collect();
+        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        decoded.split(|byte| !is_part(byte)).any(&claims)
     })
+}
+
+/// What is shorter cannot be one: the two shortest words, and the rest of a key.
+const SHORTEST_CREDENTIAL: usize = 57;
+
+/// A name that means itself in a query and in a cookie.
+fn plain(name: &str) -> Result<Box<str>, ConfigError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_plain) {
+        return Ok(name.into());
+    }
+    Err(ConfigError::new(format!(
+        "{name:?} cannot name a parameter or a cookie"
+    )))
 }
 
 /// The same URI with another query.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -11,11 +10,12 @@ use tower_layer::Layer;
 
 use crate::authorize::policy::{Decision, Policy};
 use crate::authorize::requirement::{Hierarchy, Requirement};
-use crate::context::caller;
+use crate::clock::Timestamp;
+use crate::context::{caller, is_preflight};
 use crate::gate::{Check, Gate};
 use crate::identity::Identity;
 use crate::pending::Pending;
-use crate::rejection::{Cause, Reason, Rejection, Speaker};
+use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
 use crate::scope::ScopeSet;
 
@@ -30,7 +30,6 @@ pub struct RequireLayer {
 struct Rule {
     requirement: Requirement,
     policies: Vec<Policy>,
-    voice: Voice,
 }
 
 impl RequireLayer {
@@ -40,7 +39,6 @@ impl RequireLayer {
         let rule = Rule {
             requirement,
             policies: Vec::new(),
-            voice: Voice::default(),
         };
         Self {
             rule: Arc::new(rule),
@@ -107,6 +105,9 @@ impl Check for Require {
     type Stamp = ();
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
+        if is_preflight(&parts.extensions) {
+            return Ok(()).into();
+        }
         let identity = match caller(&parts.extensions, "a RequireLayer") {
             Ok(identity) => identity,
             Err(rejection) => return Err(rejection).into(),
@@ -125,7 +126,7 @@ impl Check for Require {
     }
 
     fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        self.rule.voice.answer_or_leave_to_door(rejection)
+        Voice::standard().answer(rejection)
     }
 }
 
@@ -133,11 +134,11 @@ impl Rule {
     fn unmet_by(&self, identity: &Identity) -> Rejection {
         // What stands in a requirement was checked to be scopes when it was built.
         let needed = self.requirement.scopes_for(identity).map(ScopeSet::try_new);
-        let rejection = match needed {
-            Some(Ok(needed)) => Rejection::insufficient_scope(needed),
+        match needed {
+            Some(Ok(needed)) => Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing)
+                .with_required_scopes(needed),
             _ => Rejection::new(Reason::Forbidden, Cause::FactMissing),
-        };
-        addressed(rejection, identity)
+        }
     }
 
     /// The first policy that does not allow answers.
@@ -147,7 +148,7 @@ impl Rule {
             match policy.decide(identity, parts) {
                 Pending::Ready(Decision::Allow) => {}
                 Pending::Ready(decision) if asked.is_empty() => {
-                    return Err(addressed(refusal(policy, decision), identity)).into();
+                    return Err(refusal(policy, decision, identity.judged_at)).into();
                 }
                 decision => asked.push((policy.clone(), decision)),
             }
@@ -155,12 +156,12 @@ impl Rule {
         if asked.is_empty() {
             return Ok(()).into();
         }
-        let identity = identity.clone();
+        let judged_at = identity.judged_at;
         Pending::later(async move {
             for (policy, decision) in asked {
                 match decision.wait().await {
                     Decision::Allow => {}
-                    decision => return Err(addressed(refusal(&policy, decision), &identity)),
+                    decision => return Err(refusal(&policy, decision, judged_at)),
                 }
             }
             Ok(())
@@ -168,25 +169,16 @@ impl Rule {
     }
 }
 
-fn refusal(policy: &Policy, decision: Decision) -> Rejection {
+fn refusal(policy: &Policy, decision: Decision, now: Timestamp) -> Rejection {
+    let name = policy.name();
     if decision == Decision::Unavailable {
-        return Rejection::new(Reason::VerifierUnavailable, Cause::PolicyUnavailable)
-            .with_retry_after(Duration::from_secs(1));
+        tracing::warn!(target: "tollgate::authorize", policy = name, "a policy cannot decide");
+        return Rejection::unavailable(Cause::PolicyUnavailable, now);
     }
+    tracing::debug!(target: "tollgate::authorize", policy = name, "a policy denies");
     let rejection = Rejection::new(Reason::Forbidden, Cause::PolicyDenied);
     match policy.public_name() {
         Some(name) => rejection.with_policy(name),
         None => rejection,
     }
-}
-
-/// Lets the door that the caller came through say it, if they came through one.
-fn addressed(mut rejection: Rejection, identity: &Identity) -> Rejection {
-    rejection.scheme = identity.scheme;
-    rejection.voice = if identity.scheme.is_some() {
-        Speaker::Door
-    } else {
-        Speaker::Gate
-    };
-    rejection
 }

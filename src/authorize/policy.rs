@@ -104,6 +104,10 @@ impl Policy {
         (self.hook)(identity, parts)
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn public_name(&self) -> Option<Cow<'static, str>> {
         self.public.then(|| self.name.clone())
     }

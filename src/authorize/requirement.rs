@@ -204,7 +204,7 @@ impl Node {
                 .collect()
         };
         match self {
-            Self::Scope(granting) => Self::Scope(hierarchy.granting(&granting[0])),
+            Self::Scope(granting) => Self::Scope(hierarchy.granting(granting)),
             Self::All(nodes) => Self::All(each(nodes)),
             Self::Any(nodes) => Self::Any(each(nodes)),
             fact @ Self::Fact(_) => fact,
@@ -360,14 +360,26 @@ impl Hierarchy {
     }
 
     /// The first scope grants the second, and whatever that grants.
-    pub fn implies(mut self, granting: &str, granted: &str) -> Self {
-        self.implied.push((granting.into(), granted.into()));
-        self
+    ///
+    /// # Panics
+    /// If one of them is none: see [`scope`].
+    #[track_caller]
+    pub fn implies(self, granting: &str, granted: &str) -> Self {
+        literal(self.try_implies(granting, granted))
     }
 
-    /// All scopes that grant this one, itself first.
-    fn granting(&self, scope: &str) -> Vec<Box<str>> {
-        let mut granting: Vec<Box<str>> = vec![scope.into()];
+    /// As [`Hierarchy::implies`], for scopes from configuration.
+    ///
+    /// # Errors
+    /// Where `implies` panics.
+    pub fn try_implies(mut self, granting: &str, granted: &str) -> Result<Self, ConfigError> {
+        try_scope(granting).and(try_scope(granted))?;
+        self.implied.push((granting.into(), granted.into()));
+        Ok(self)
+    }
+
+    /// These scopes and all that grant them, in the order in which they are found.
+    fn granting(&self, mut granting: Vec<Box<str>>) -> Vec<Box<str>> {
         let mut next = 0;
         while let Some(granted) = granting.get(next).cloned() {
             let wider = self.separator.into_iter().flat_map(|separator| {

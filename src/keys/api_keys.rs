@@ -2,6 +2,7 @@
 //! `manage`, and how one is judged in [`auth`](crate::auth).
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::keys::memory::MemoryKeys;
 use crate::keys::new_key::{Drawn, NewKey};
 use crate::keys::pepper::Peppers;
 use crate::keys::record::KeyRecord;
-use crate::keys::store::{KeyFilter, KeyPage, KeyStore};
+use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
+use crate::timeout::Timer;
 
 /// The keys of an API: where they are stored, how they look, how they are issued
 /// and ended. Give a clone to [`AuthLayer`](crate::AuthLayer) to let them in.
@@ -32,6 +34,7 @@ pub(crate) struct Shared<S> {
     pub(crate) store: S,
     pub(crate) look: Look,
     pub(crate) uses: Uses,
+    pub(crate) timer: Timer,
 }
 
 /// All but the store.
@@ -64,8 +67,11 @@ impl Look {
     pub(crate) fn tell(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
         let event = KeyEvent { id, kind, at };
         event.log();
-        if let Some(hear) = &self.hear {
-            hear(&event);
+        // What has happened has happened, whatever becomes of the one who is told.
+        if let Some(hear) = &self.hear
+            && catch_unwind(AssertUnwindSafe(|| hear(&event))).is_err()
+        {
+            tracing::error!(target: "tollgate::keys", %id, "the hook that hears of keys panicked");
         }
     }
 }
@@ -120,6 +126,7 @@ impl<S: KeyStore> ApiKeys<S> {
                 store,
                 look,
                 uses: Uses::default(),
+                timer: Timer::default(),
             }),
         }
     }
@@ -275,7 +282,12 @@ impl<S: KeyStore> ApiKeys<S> {
     /// # Errors
     /// [`KeyError::Store`].
     pub async fn get(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, KeyError> {
-        Ok(self.shared.store.find(id).await?)
+        let found = self.shared.store.find(id).await?;
+        // A store that compares ids loosely must not have another key changed.
+        if found.as_ref().is_some_and(|record| record.id != id) {
+            return Err(StoreError::unavailable("the store answered with another key").into());
+        }
+        Ok(found)
     }
 
     /// The records that the filter lets through, a page of them.
@@ -304,6 +316,7 @@ impl<S: KeyStore> ApiKeys<Cached<S>> {
             store,
             look: self.shared.look.clone(),
             uses: Uses::default(),
+            timer: Timer::default(),
         };
         ApiKeys {
             shared: Arc::new(shared),

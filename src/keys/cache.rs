@@ -15,7 +15,7 @@ use crate::keys::flight::{Flight, Flights, Found, Landing};
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
-use crate::timeout::within;
+use crate::timeout::Timer;
 
 /// A cache in front of any store.
 ///
@@ -55,6 +55,7 @@ struct Inner<S> {
     /// of the former must not keep the latter from being read again.
     unknown: Arc<Flights>,
     known: Arc<Flights>,
+    timer: Timer,
     stale_served: AtomicU64,
     turned_away: AtomicU64,
 }
@@ -237,6 +238,7 @@ impl<S: KeyStore> Cached<S> {
             settings,
             unknown: Arc::default(),
             known: Arc::default(),
+            timer: Timer::default(),
             stale_served: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
         };
@@ -288,7 +290,11 @@ impl<S: KeyStore> Inner<S> {
     /// Asks the store, and keeps the answer if nobody changed the key meanwhile.
     async fn read(&self, id: KeyId, landing: Landing) -> Found {
         let asked_at = self.settings.clock.now();
-        let found = match within(self.settings.timeout, self.store.find(id)).await {
+        let found = match self
+            .timer
+            .within(self.settings.timeout, self.store.find(id))
+            .await
+        {
             Some(found) => found?,
             None => return Err(StoreError::unavailable("the store took too long")),
         };

@@ -21,6 +21,8 @@ pub enum KeyError {
     InvalidTimes,
     /// Where the key stands in its life, that cannot be done to it.
     Lifecycle(LifecycleError),
+    /// A key must be somebody's: the owner is empty.
+    NoOwner,
     /// No key has this id.
     NotFound,
     /// The operating system has no randomness to give.
@@ -39,6 +41,7 @@ impl fmt::Display for KeyError {
             Self::InvalidScope(_) => "one of the scopes of the key is none",
             Self::InvalidTimes => "the key would end before it begins",
             Self::Lifecycle(error) => return error.fmt(f),
+            Self::NoOwner => "a key must have an owner",
             Self::NotFound => "no key has this id",
             Self::Randomness => "no key could be drawn",
             Self::Store(_) => "the key store failed",

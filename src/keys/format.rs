@@ -204,6 +204,13 @@ pub(crate) fn is_word(text: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
+/// Whether a text looks like a key, whatever its checksum.
+pub(crate) fn has_shape(text: &[u8]) -> bool {
+    !matches!(parse(text), Err(Cause::KeyFormat))
+        && text.len() > TAIL
+        && is_head(&text[..text.len() - TAIL - 1])
+}
+
 /// Whether this can be `{prefix}_{env}`.
 pub(crate) fn is_head(head: &[u8]) -> bool {
     let Some(middle) = head.iter().position(|byte| *byte == b'_') else {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -26,7 +26,7 @@ pub(crate) struct Uses {
     waiting: Mutex<HashMap<KeyId, Timestamp>>,
     lost: AtomicU64,
     /// A task tells the store.
-    told: AtomicBool,
+    is_told: AtomicBool,
 }
 
 impl Uses {
@@ -84,23 +84,36 @@ impl<S: KeyStore> Shared<S> {
         }
     }
 
-    /// Starts the task that tells the store, at the first use. It ends with the keys.
+    /// Starts the task that tells the store, at the first use. It ends with the keys, or
+    /// with its runtime; then the next use starts another.
     fn start_telling(self: &Arc<Self>) {
-        if self.uses.told.swap(true, Ordering::Relaxed) {
+        // Without a timer, or a runtime, somebody may come by with one later.
+        if self.uses.is_told.load(Ordering::Relaxed) || self.timer.sleep(COARSENESS).is_none() {
             return;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            // Somebody may come by with a runtime later.
-            self.uses.told.store(false, Ordering::Relaxed);
+        if self.uses.is_told.swap(true, Ordering::Relaxed) {
             return;
-        };
-        let keys = Arc::downgrade(self);
-        runtime.spawn(async move {
+        }
+        let teller = Teller(Arc::downgrade(self));
+        tokio::spawn(async move {
             loop {
                 tokio::time::sleep(COARSENESS).await;
-                let Some(keys) = keys.upgrade() else { break };
+                let Some(keys) = teller.0.upgrade() else {
+                    break;
+                };
                 keys.tell_uses().await;
             }
         });
+    }
+}
+
+/// The task that tells the store, however it ends.
+struct Teller<S>(Weak<Shared<S>>);
+
+impl<S> Drop for Teller<S> {
+    fn drop(&mut self) {
+        if let Some(keys) = self.0.upgrade() {
+            keys.uses.is_told.store(false, Ordering::Relaxed);
+        }
     }
 }

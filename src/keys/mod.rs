@@ -51,4 +51,4 @@ pub use record::{CachedIdentity, KeyRecord, LastUsed};
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
 
 pub(crate) use api_keys::{Look, Shared};
-pub(crate) use format::{is_head, parse};
+pub(crate) use format::{has_shape, is_head, parse};

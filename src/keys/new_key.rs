@@ -112,6 +112,16 @@ impl NewKey {
         self
     }
 
+    /// Adds roles.
+    pub fn roles<I>(mut self, roles: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.roles.extend(roles.into_iter().map(Into::into));
+        self
+    }
+
     /// The plan that the owner is on.
     pub fn plan(mut self, plan: impl Into<String>) -> Self {
         self.plan = Some(plan.into());
@@ -181,6 +191,9 @@ impl NewKey {
 
     /// The record of the key, all but what is drawn: that comes from `drawn`.
     pub(crate) fn into_record(self, drawn: Drawn, now: Timestamp) -> Result<KeyRecord, KeyError> {
+        if self.owner.is_empty() {
+            return Err(KeyError::NoOwner);
+        }
         let expires_at = self.end.map(|end| end.after(now));
         if expires_at.is_some_and(|end| end <= self.not_before.unwrap_or(now)) {
             return Err(KeyError::InvalidTimes);

@@ -109,36 +109,44 @@ impl KeyRecord {
             .or(self.expires_at)
     }
 
-    pub(crate) fn identity(&self, source: &str) -> &Identity {
-        self.identity.0.get_or_init(|| {
-            let mut identity = Identity::builder(source, self.owner.as_str())
-                .credential_id(self.id.as_str())
-                .scopes(self.scopes.clone());
-            if let Some(tenant) = &self.tenant {
-                identity = identity.tenant(tenant.as_str());
-            }
-            if let Some(plan) = &self.plan {
-                identity = identity.plan(plan.as_str());
-            }
-            if let Some(end) = self.good_until() {
-                identity = identity.expires_at(end);
-            }
-            for role in &self.roles {
-                identity = identity.role(role.as_str());
-            }
-            for (name, value) in &self.metadata {
-                identity = identity.metadata(name, value);
-            }
-            if !self.restrictions.is_empty() {
-                identity = identity.restrictions(self.restrictions.clone());
-            }
-            identity.build()
-        })
+    /// The identity that the key stands for among the keys of that source.
+    pub(crate) fn identity(&self, source: &str) -> Identity {
+        let cached = self.identity.0.get_or_init(|| self.new_identity(source));
+        if cached.principal().source() == source {
+            return cached.clone();
+        }
+        // The store is shared by keys of several sources; the first one is kept.
+        self.new_identity(source)
+    }
+
+    fn new_identity(&self, source: &str) -> Identity {
+        let mut identity = Identity::builder(source, self.owner.as_str())
+            .credential_id(self.id.as_str())
+            .scopes(self.scopes.clone());
+        if let Some(tenant) = &self.tenant {
+            identity = identity.tenant(tenant.as_str());
+        }
+        if let Some(plan) = &self.plan {
+            identity = identity.plan(plan.as_str());
+        }
+        if let Some(end) = self.good_until() {
+            identity = identity.expires_at(end);
+        }
+        for role in &self.roles {
+            identity = identity.role(role.as_str());
+        }
+        for (name, value) in &self.metadata {
+            identity = identity.metadata(name, value);
+        }
+        if !self.restrictions.is_empty() {
+            identity = identity.restrictions(self.restrictions.clone());
+        }
+        identity.build()
     }
 }
 
 /// The identity of a record, computed at first use. A clone starts empty, so that a
-/// changed copy of a record never answers with the identity of the old one.
+/// changed copy of a record does not answer with the identity of the old one.
 #[derive(Debug, Default)]
 pub struct CachedIdentity(OnceLock<Identity>);
 

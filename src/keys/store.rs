@@ -136,10 +136,10 @@ impl KeyFilter {
         self
     }
 
-    /// Sets the size of a page.
+    /// Sets the size of a page, of one at the least.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit;
+        self.limit = limit.max(1);
         self
     }
 
@@ -186,6 +186,13 @@ impl StoreError {
     /// The store cannot be reached, or failed.
     pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self(source.into().into())
+    }
+}
+
+impl StoreError {
+    /// What the store said, for the log.
+    pub(crate) fn reason(&self) -> String {
+        self.0.to_string()
     }
 }
 

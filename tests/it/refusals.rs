@@ -235,7 +235,10 @@ async fn a_hook_restyles_the_body_and_nothing_else() {
     let key = issue(&keys, NewKey::for_owner("alice")).await;
     let plain = AuthLayer::new(keys);
     let styled = plain.clone().respond_with(|rejection: &Rejection| {
-        Restyled::new("text/plain", format!("no: {}", rejection.reason().code()))
+        Restyled::new(
+            http::HeaderValue::from_static("text/plain"),
+            format!("no: {}", rejection.reason().code()),
+        )
     });
     let stack = |door: &AuthLayer<_>| {
         let inner = RequireLayer::new(scope("a") & !role("x"));
