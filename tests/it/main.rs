@@ -12,6 +12,7 @@ mod leaks;
 mod lifecycle;
 mod on_axum;
 mod refusals;
+mod regressions;
 mod restrictions;
 mod support;
 mod throttle;
