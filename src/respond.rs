@@ -439,6 +439,19 @@ mod tests {
     }
 
     #[test]
+    fn answers_are_kept_for_a_bounded_number_of_scopes() {
+        let voice = Voice::default();
+        for i in 0..2 * MOST_SCOPED {
+            let scopes = ScopeSet::try_new([format!("scope-{i}")]).unwrap();
+            let rejection = Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing);
+            let answer = voice.answer(rejection.with_required_scopes(scopes));
+            let challenge = answer.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+            assert!(challenge.contains(&format!("scope=\"scope-{i}\"")));
+        }
+        assert_eq!(voice.scoped.read().unwrap().len(), MOST_SCOPED);
+    }
+
+    #[test]
     fn waits_are_rounded_up_and_never_zero() {
         assert_eq!(whole_seconds_up(Duration::ZERO), 1);
         assert_eq!(whole_seconds_up(Duration::from_millis(900)), 1);

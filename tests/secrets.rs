@@ -155,7 +155,12 @@ async fn no_fault_prints_the_secret() {
     }
     panic::set_hook(Box::new(move |info| before(info)));
 
+    // What is missing is named, for the one who has forgotten it.
+    let lost = RequireLayer::new(scope("a")).layer(who());
+    assert_eq!(send(&lost, Request::new(())).await.status, 500);
+
     let log = capture.0.lock().unwrap().clone();
+    assert!(log.contains("put an AuthLayer outside"), "{log}");
     assert!(log.contains("credential_invalid"), "the log was captured");
     assert!(
         panics.lock().unwrap().contains("policy panics"),

@@ -373,7 +373,8 @@ impl Hierarchy {
     /// # Errors
     /// Where `implies` panics.
     pub fn try_implies(mut self, granting: &str, granted: &str) -> Result<Self, ConfigError> {
-        try_scope(granting).and(try_scope(granted))?;
+        try_scope(granting)?;
+        try_scope(granted)?;
         self.implied.push((granting.into(), granted.into()));
         Ok(self)
     }

@@ -395,6 +395,10 @@ impl<S: KeyStore> KeyStore for Cached<S> {
         removed
     }
 
+    fn keeps_uses(&self) -> bool {
+        self.inner.store.keeps_uses()
+    }
+
     async fn note_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
         self.inner.store.note_uses(uses).await
     }
@@ -463,6 +467,10 @@ impl<S: KeyStore> KeyStore for Strict<S> {
 
     async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
         self.cached.remove(id).await
+    }
+
+    fn keeps_uses(&self) -> bool {
+        self.cached.keeps_uses()
     }
 
     async fn note_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {

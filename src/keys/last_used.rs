@@ -53,6 +53,9 @@ impl<S: KeyStore> Shared<S> {
         if !record.last_used.note(now, coarseness) {
             return false;
         }
+        if !self.store.keeps_uses() {
+            return true;
+        }
         let mut waiting = self.uses.waiting();
         let full = waiting.len() >= CAPACITY;
         match waiting.entry(record.id) {

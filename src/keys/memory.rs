@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use papaya::{Compute, HashMap, Operation};
@@ -73,15 +72,6 @@ impl KeyStore for MemoryKeys {
 
     async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
         self.records.pin().remove(&id);
-        Ok(())
-    }
-
-    async fn note_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
-        for (id, at) in uses {
-            if let Some(record) = self.get(id) {
-                record.last_used.note(at, Duration::ZERO);
-            }
-        }
         Ok(())
     }
 

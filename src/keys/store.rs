@@ -58,10 +58,17 @@ pub trait KeyStore: Send + Sync + 'static {
     /// none.
     fn remove(&self, id: KeyId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Whether [`KeyStore::note_uses`] is to be called. A store that implements it says
+    /// `true` here; one whose records are shared, as those in memory are, need not: a use
+    /// is noted in the record that was found.
+    fn keeps_uses(&self) -> bool {
+        false
+    }
+
     /// Notes when keys were last used, each with its latest time, a batch a minute.
     ///
-    /// An earlier time must not replace a later one, and the revision stays. The
-    /// default forgets them: they are coarse, and may be lost.
+    /// An earlier time must not replace a later one, and the revision stays. They are
+    /// coarse, and may be lost.
     fn note_uses(
         &self,
         uses: Vec<(KeyId, Timestamp)>,

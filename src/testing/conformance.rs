@@ -178,6 +178,10 @@ async fn notes_the_latest_use<S: KeyStore>(store: &S) {
     let held = find(store, one.id).await.expect("it is there");
     let noted = held.last_used.get();
     assert!(
+        !store.keeps_uses() || noted.is_some(),
+        "what is said to be kept is kept"
+    );
+    assert!(
         noted.is_none() || noted == Some(later),
         "an earlier use replaces no later one"
     );

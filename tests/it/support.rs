@@ -252,9 +252,18 @@ impl KeyStore for Scripted {
         self.memory.remove(id).await
     }
 
+    fn keeps_uses(&self) -> bool {
+        true
+    }
+
     async fn note_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
         self.notes.fetch_add(1, Ordering::SeqCst);
-        self.memory.note_uses(uses).await
+        for (id, at) in uses {
+            if let Some(record) = self.memory.find(id).await? {
+                record.last_used.note(at, Duration::ZERO);
+            }
+        }
+        Ok(())
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {
