@@ -14,6 +14,7 @@ use http::{Extensions, Response, Uri};
 use crate::auth::with_query;
 use crate::body::Body;
 use crate::context::{Anonymous, caller};
+use crate::grpc::Dialect;
 use crate::identity::Identity;
 use crate::rejection::Rejection;
 use crate::respond::Voice;
@@ -22,7 +23,9 @@ impl<S: Sync> FromRequestParts<S> for Identity {
     type Rejection = Rejection;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        caller(&parts.extensions, "a handler").cloned()
+        caller(&parts.extensions, "a handler")
+            .cloned()
+            .map_err(|rejection| rejection.spoken(Dialect::of(parts)))
     }
 }
 
@@ -33,7 +36,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Identity {
         match caller(&parts.extensions, "a handler") {
             Ok(identity) => Ok(Some(identity.clone())),
             Err(_) if parts.extensions.get::<Anonymous>().is_some() => Ok(None),
-            Err(rejection) => Err(rejection),
+            Err(rejection) => Err(rejection.spoken(Dialect::of(parts))),
         }
     }
 }

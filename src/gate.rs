@@ -25,6 +25,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::Body;
+use crate::grpc::Dialect;
 use crate::pending::Pending;
 use crate::rejection::Rejection;
 
@@ -105,7 +106,7 @@ where
                     },
                     Err(rejection) => {
                         drop(self.take_ready());
-                        State::refused(&self.check, rejection, &parts.method)
+                        State::refused(&self.check, rejection, &parts)
                     }
                 }
             }
@@ -203,11 +204,12 @@ where
     S: Service<Request<B>>,
     C: Check,
 {
-    fn refused(check: &C, rejection: Rejection, method: &Method) -> Self {
+    fn refused(check: &C, rejection: Rejection, request: &Parts) -> Self {
         rejection.log();
+        let rejection = rejection.spoken(Dialect::of(request));
         Self::Refused {
             response: Some(check.answer(rejection)),
-            head: method == Method::HEAD,
+            head: request.method == Method::HEAD,
         }
     }
 }
@@ -267,7 +269,7 @@ where
                 future: self.inner.call(Request::from_parts(self.parts, self.body)),
                 stamp: Some(stamp),
             },
-            Err(rejection) => State::refused(&self.check, rejection, &self.parts.method),
+            Err(rejection) => State::refused(&self.check, rejection, &self.parts),
         }
     }
 }

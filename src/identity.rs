@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 use crate::clock::Timestamp;
 use crate::credential::Scheme;
+use crate::lapse::{self, Lapse, Watch};
 use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
 
@@ -39,6 +40,7 @@ struct Inner {
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
     restrictions: Option<Restrictions>,
+    watch: Option<Weak<dyn Watch>>,
 }
 
 impl Identity {
@@ -60,6 +62,7 @@ impl Identity {
             expires_at: None,
             metadata: BTreeMap::new(),
             restrictions: None,
+            watch: None,
         }
     }
 
@@ -149,6 +152,53 @@ impl Identity {
     #[must_use]
     pub fn restrictions(&self) -> Option<&Restrictions> {
         self.inner.restrictions.as_ref()
+    }
+
+    /// Completes when the credential is not good any more: for streams and sockets that
+    /// outlive the request that was judged.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+    /// # use std::time::SystemTime;
+    /// use tollgate::Identity;
+    /// use tollgate::lapse::Lapse;
+    ///
+    /// async fn feed(identity: Identity) -> Lapse {
+    ///     let lapsed = identity.lapsed();
+    ///     tokio::pin!(lapsed);
+    ///     loop {
+    ///         tokio::select! {
+    ///             lapse = &mut lapsed => return lapse, // say goodbye
+    ///             () = tokio::task::yield_now() => {} // send something
+    ///         }
+    ///     }
+    /// }
+    /// # let identity = Identity::for_test().expires_at(SystemTime::now()).build();
+    /// # assert_eq!(feed(identity).await, Lapse::Expired);
+    /// # });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// The end of an API key that is changed on this node is known at once; that of one
+    /// that is changed elsewhere after
+    /// [`ApiKeys::lapse_bound`](crate::ApiKeys::lapse_bound). While the store fails, a key
+    /// is taken to be as good as it was. Other credentials end at their expiry. Keys are
+    /// judged by the clock of [`ApiKeys`](crate::ApiKeys), others by the system's.
+    ///
+    /// # Cost
+    /// Nothing unless it is called. Then a look-up of the key every 5 s, and one of
+    /// tokio's timers; on a runtime without timers only changes on this node are seen.
+    ///
+    /// # Cancellation
+    /// It can be dropped at any time. It holds neither the keys nor the identity.
+    pub fn lapsed(&self) -> impl Future<Output = Lapse> + Send + 'static {
+        let Inner {
+            credential_id,
+            expires_at,
+            watch,
+            ..
+        } = &*self.inner;
+        lapse::lapsed(credential_id.clone(), *expires_at, watch.clone())
     }
 
     pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
@@ -246,7 +296,7 @@ impl fmt::Debug for Principal {
 }
 
 /// Builds an [`Identity`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct IdentityBuilder {
     source: Box<str>,
@@ -260,6 +310,13 @@ pub struct IdentityBuilder {
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
     restrictions: Option<Restrictions>,
+    watch: Option<Weak<dyn Watch>>,
+}
+
+impl fmt::Debug for IdentityBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.clone().build(), f)
+    }
 }
 
 impl IdentityBuilder {
@@ -324,6 +381,11 @@ impl IdentityBuilder {
         self
     }
 
+    pub(crate) fn watch(mut self, watch: Weak<dyn Watch>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
     /// The identity.
     #[must_use]
     pub fn build(self) -> Identity {
@@ -338,6 +400,7 @@ impl IdentityBuilder {
                 expires_at: self.expires_at,
                 metadata: self.metadata,
                 restrictions: self.restrictions,
+                watch: self.watch,
             }),
             scheme: None,
             judged_at: Timestamp::EPOCH,

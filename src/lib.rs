@@ -16,6 +16,8 @@ pub mod scope;
 pub mod body;
 mod context;
 mod gate;
+mod grpc;
+pub mod lapse;
 pub mod pending;
 pub mod respond;
 mod sync;
@@ -34,6 +36,8 @@ mod limit;
 mod axum;
 #[cfg(feature = "test-util")]
 pub mod testing;
+#[cfg(feature = "tonic")]
+pub mod tonic;
 
 pub use auth::AuthLayer;
 pub use authorize::{RequireLayer, role, scope};

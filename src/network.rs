@@ -19,8 +19,8 @@ use crate::config::{ConfigError, literal};
 /// Finds the address of the client, and the network that it is counted as.
 ///
 /// Without trusted proxies it is the peer of the connection: a
-/// [`std::net::SocketAddr`] in the request's extensions, or axum's
-/// `ConnectInfo<SocketAddr>`. A request without either, for instance over a Unix
+/// [`std::net::SocketAddr`] in the request's extensions, axum's
+/// `ConnectInfo<SocketAddr>`, or what tonic's server notes down. A request without either, for instance over a Unix
 /// socket, has no client address.
 ///
 /// ```
@@ -224,6 +224,10 @@ fn peer_address(request: &Parts) -> Option<IpAddr> {
     }
     #[cfg(feature = "axum")]
     if let Some(peer) = crate::axum::connect_info(&request.extensions) {
+        return Some(peer.ip());
+    }
+    #[cfg(feature = "tonic")]
+    if let Some(peer) = crate::tonic::connect_info(&request.extensions) {
         return Some(peer.ip());
     }
     None

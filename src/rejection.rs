@@ -14,6 +14,7 @@ use http::StatusCode;
 
 use crate::clock::Timestamp;
 use crate::credential::Scheme;
+use crate::grpc::Dialect;
 use crate::scope::ScopeSet;
 
 /// Why a request was refused, and what the client is told.
@@ -31,6 +32,8 @@ pub struct Rejection {
     pub(crate) scheme: Option<Scheme>,
     /// A door has told the client, in its own words.
     pub(crate) said: bool,
+    /// The language that the client is told in.
+    pub(crate) dialect: Dialect,
 }
 
 /// What sets a refusal apart from others with the same reason.
@@ -52,6 +55,7 @@ impl Rejection {
             particulars: None,
             scheme: None,
             said: false,
+            dialect: Dialect::Http,
         }
     }
 
@@ -67,7 +71,8 @@ impl Rejection {
         self.cause
     }
 
-    /// All scopes that the operation needs, if they are why it was refused.
+    /// All scopes that the operation needs, if they are why it was refused or worth
+    /// asking for.
     #[must_use]
     pub fn required_scopes(&self) -> Option<&ScopeSet> {
         self.particulars.as_ref()?.required_scopes.as_ref()
@@ -84,6 +89,24 @@ impl Rejection {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The wait that the answer names, if there is one.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.retry_after.or_else(|| self.reason.least_wait())
+    }
+
+    pub(crate) const fn spoken(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+
+    /// The HTTP status of the answer. That of gRPC is 200, whatever happens.
+    pub(crate) const fn wire_status(&self) -> StatusCode {
+        match self.dialect {
+            Dialect::Http => self.reason.status(),
+            Dialect::Grpc(_) => StatusCode::OK,
+        }
     }
 
     /// The id that the server gave to the request: see
@@ -113,7 +136,8 @@ impl Rejection {
     }
 
     /// Names all scopes that the operation needs: for
-    /// [`Reason::InsufficientScope`].
+    /// [`Reason::InsufficientScope`], and for the challenge of
+    /// [`Reason::CredentialsMissing`].
     #[must_use]
     pub fn with_required_scopes(mut self, required: ScopeSet) -> Self {
         self.particulars().required_scopes = Some(required);
@@ -456,6 +480,10 @@ causes! {
     ScopeMissing = "scope_missing",
     /// A required role, kind, tenant or attribute is missing.
     FactMissing = "fact_missing",
+    /// No rule lets anybody call this route.
+    RouteUnknown = "route_unknown",
+    /// The path could be taken for another one, which another rule is for.
+    PathAmbiguous = "path_ambiguous",
     /// A policy said no.
     PolicyDenied = "policy_denied",
     /// A policy could not decide.

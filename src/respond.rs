@@ -1,4 +1,7 @@
-//! How a [`Rejection`] becomes a response: status, fields, and a problem document.
+//! How a [`Rejection`] becomes a response: status, fields, and a problem document; or,
+//! for a client that speaks gRPC or gRPC-Web, the `grpc-status` of a response that is
+//! trailers only, with `google.rpc.ErrorInfo` and, if there is a wait, `RetryInfo`. Which
+//! of both is decided by the media type of the request.
 //!
 //! The parts that a client's security rests on (status, challenge,
 //! `Cache-Control`) are made here and cannot be taken out. The body can be
@@ -19,6 +22,7 @@ use serde::Serialize;
 
 use crate::body::Body;
 use crate::credential::Scheme;
+use crate::grpc::{self, Dialect};
 use crate::rejection::{Reason, Rejection};
 use crate::scope::ScopeSet;
 
@@ -33,7 +37,8 @@ pub const CREDENTIAL_EXPIRATION: HeaderName = HeaderName::from_static("credentia
 
 /// Gives refusals another body.
 ///
-/// The status, the challenge, `Retry-After` and `Cache-Control` stay as they are.
+/// The status, the challenge, `Retry-After` and `Cache-Control` stay as they are. An
+/// answer to a gRPC client has no body, so it is not asked about those.
 /// Any `Fn(&Rejection) -> Restyled` is one. If it panics, the client gets the
 /// problem document.
 ///
@@ -89,8 +94,8 @@ pub(crate) struct Voice {
     settings: Settings,
     /// By reason and scheme; made at first use.
     prepared: Vec<OnceLock<Prepared>>,
-    /// By the scheme and the scopes that are missing.
-    scoped: Arc<RwLock<HashMap<(Scheme, ScopeSet), Prepared>>>,
+    /// By what sets them apart.
+    scoped: Arc<RwLock<HashMap<(Reason, Scheme, ScopeSet), Prepared>>>,
 }
 
 /// How many sets of scopes answers are kept for. Requirements are written by the
@@ -149,38 +154,52 @@ impl Voice {
         *self = Self::new(self.settings.clone());
     }
 
+    #[cfg(feature = "tonic")]
+    pub(crate) fn realm(&self) -> &str {
+        &self.settings.realm
+    }
+
     /// The whole answer.
     pub(crate) fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        let (headers, body) = match rejection.dialect {
+            Dialect::Http => self.document(&rejection),
+            Dialect::Grpc(media_type) => {
+                let domain = &self.settings.realm;
+                let headers = grpc::trailers_only(&rejection, media_type, domain);
+                (headers, Bytes::new())
+            }
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = rejection.wire_status();
+        *response.headers_mut() = headers;
+        response.extensions_mut().insert(rejection);
+        response
+    }
+
+    fn document(&self, rejection: &Rejection) -> (HeaderMap, Bytes) {
         let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
         let Prepared {
             mut headers,
             mut body,
         } = match rejection.only_scopes() {
-            Some(scopes) => self.prepared_for_scopes(&rejection, scheme, scopes),
+            Some(scopes) => self.prepared_for_scopes(rejection, scheme, scopes),
             None => self.prepared(rejection.reason(), scheme).clone(),
         };
         if rejection.has_particulars() && rejection.only_scopes().is_none() {
             headers.remove(WWW_AUTHENTICATE);
-            self.challenge(&rejection, scheme, &mut headers);
-            body = self.problem(&rejection);
+            self.challenge(rejection, scheme, &mut headers);
+            body = self.problem(rejection);
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
-        if let Some(wait) = rejection
-            .retry_after()
-            .or_else(|| rejection.reason().least_wait())
-        {
+        if let Some(wait) = rejection.wait() {
             headers.insert(RETRY_AFTER, whole_seconds_up(wait).into());
         }
-        if let Some(restyled) = self.restyled(&rejection) {
+        if let Some(restyled) = self.restyled(rejection) {
             body = restyled.body;
             headers.insert(CONTENT_TYPE, restyled.content_type);
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
-        let mut response = Response::new(body);
-        *response.status_mut() = rejection.reason().status();
-        *response.headers_mut() = headers;
-        response.extensions_mut().insert(rejection);
-        response
+        (headers, body)
     }
 
     /// The whole answer of a door: no door outside of it has anything to add.
@@ -205,7 +224,7 @@ impl Voice {
             return;
         };
         // A layer between that answers otherwise has made the answer its own.
-        if rejection.said || response.status() != rejection.reason().status() {
+        if rejection.said || response.status() != rejection.wire_status() {
             return;
         }
         let mut rejection = rejection.clone().with_request_id(request_id);
@@ -261,7 +280,7 @@ impl Voice {
         scheme: Scheme,
         scopes: &ScopeSet,
     ) -> Prepared {
-        let key = (scheme, scopes.clone());
+        let key = (rejection.reason(), scheme, scopes.clone());
         let known = self
             .scoped
             .read()
@@ -303,7 +322,9 @@ impl Voice {
         // RFC 6750 §3.1: nothing but the realm and what the client needs to ask for,
         // unless it showed something.
         let scopes = match reason {
-            Reason::CredentialsMissing => Some(&settings.advertised),
+            Reason::CredentialsMissing => {
+                rejection.required_scopes().or(Some(&settings.advertised))
+            }
             Reason::InsufficientScope => rejection.required_scopes(),
             _ => None,
         };
@@ -378,6 +399,7 @@ impl Voice {
             code: reason.code(),
             required_scopes: rejection
                 .required_scopes()
+                .filter(|_| reason == Reason::InsufficientScope)
                 .map(|scopes| scopes.iter().collect()),
             policy: rejection.policy(),
             request_id: rejection.request_id(),

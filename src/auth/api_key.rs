@@ -41,7 +41,7 @@ impl<S: KeyStore> Authenticate for ApiKeys<S> {
                 let (shared, key) = (Arc::clone(&self.shared), Zeroizing::new(Box::from(key)));
                 Pending::later(renew(shared, record, key))
             }
-            Ok(record) => Ok(record.identity(&look.source)).into(),
+            Ok(record) => Ok(self.shared.identity(&record)).into(),
             Err(rejection) => Err(rejection).into(),
         })
     }
@@ -106,6 +106,12 @@ impl Look {
 
     fn is_outdated(&self, record: &KeyRecord) -> bool {
         record.pepper_version != self.peppers.current_version()
+    }
+}
+
+impl<S: KeyStore> Shared<S> {
+    fn identity(self: &Arc<Self>, record: &KeyRecord) -> Identity {
+        record.identity(&self.look.source, self)
     }
 }
 
@@ -186,7 +192,7 @@ async fn look_up<S: KeyStore>(
     if shared.look.is_outdated(&record) {
         return renew(shared, record, key).await;
     }
-    Ok(record.identity(&shared.look.source))
+    Ok(shared.identity(&record))
 }
 
 /// Makes the MAC of a good key anew under the current pepper. The key is good
@@ -211,7 +217,7 @@ async fn renew<S: KeyStore>(
     ) {
         tracing::warn!(target: "tollgate", id = %record.id, "a key stays under an old pepper");
     }
-    Ok(record.identity(&look.source))
+    Ok(shared.identity(&record))
 }
 
 fn invalid(cause: Cause) -> Rejection {

@@ -244,11 +244,9 @@ impl<A> fmt::Debug for DoorStamp<A> {
 
 impl<A> Stamp for DoorStamp<A> {
     fn apply<B>(self, response: &mut Response<Body<B>>) {
-        if !response.status().is_success() {
-            self.door
-                .voice
-                .speak_for_inner(response, self.scheme, self.request_id, self.head);
-        }
+        self.door
+            .voice
+            .speak_for_inner(response, self.scheme, self.request_id, self.head);
         if let Some(end) = self.expiration
             && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
         {

@@ -6,7 +6,7 @@
 //!
 //! How a request came is known from, in this order: the trusted proxies of
 //! [`HttpsOnlyLayer::client_network`]; a [`Transport`] that the server put into the
-//! request's extensions; nothing else. What is not known to be TLS is plain.
+//! request's extensions; with the feature `tonic-tls`, tonic's own TLS; nothing else. What is not known to be TLS is plain.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
@@ -47,8 +47,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
+use http::{Extensions, Response};
 use tower_layer::Layer;
 
 use crate::auth::authenticate::Authenticate;
@@ -254,6 +254,17 @@ impl Check for HttpsOnly {
     }
 }
 
+/// What the server says.
+fn known(extensions: &Extensions) -> Option<Transport> {
+    if let Some(said) = extensions.get::<Transport>() {
+        return Some(*said);
+    }
+    #[cfg(feature = "tonic")]
+    return crate::tonic::transport(extensions);
+    #[cfg(not(feature = "tonic"))]
+    None
+}
+
 impl Rule {
     fn transport(&self, parts: &Parts) -> Transport {
         if let Some(assumed) = self.assumed {
@@ -263,7 +274,7 @@ impl Rule {
         let said = match self.clients.is_https(parts) {
             Some(true) => Transport::Tls,
             Some(false) => Transport::Plain,
-            None => parts.extensions.get().copied().unwrap_or(Transport::Plain),
+            None => known(&parts.extensions).unwrap_or(Transport::Plain),
         };
         let local = || {
             self.clients

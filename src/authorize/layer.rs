@@ -10,6 +10,7 @@ use tower_layer::Layer;
 
 use crate::authorize::policy::{Decision, Policy};
 use crate::authorize::requirement::{Hierarchy, Requirement};
+use crate::authorize::rules::{Rules, Ruling};
 use crate::clock::Timestamp;
 use crate::context::{caller, is_preflight};
 use crate::gate::{Check, Gate};
@@ -28,16 +29,38 @@ pub struct RequireLayer {
 
 #[derive(Clone)]
 struct Rule {
-    requirement: Requirement,
+    required: Required,
     policies: Vec<Policy>,
 }
 
+/// What a [`RequireLayer`] requires: a [`Requirement`] of all requests, or [`Rules`] that
+/// tell them apart.
+#[derive(Clone, Debug)]
+pub struct Required(What);
+
+#[derive(Clone, Debug)]
+enum What {
+    Always(Requirement),
+    ByRoute(Box<Rules>),
+}
+
+impl<R: Into<Requirement>> From<R> for Required {
+    fn from(requirement: R) -> Self {
+        Self(What::Always(requirement.into()))
+    }
+}
+
+impl From<Rules> for Required {
+    fn from(rules: Rules) -> Self {
+        Self(What::ByRoute(Box::new(rules)))
+    }
+}
+
 impl RequireLayer {
-    /// Lets pass who meets the requirement.
-    pub fn new(requirement: impl Into<Requirement>) -> Self {
-        let requirement = requirement.into();
+    /// Lets pass who meets the requirement, or that of the route if these are [`Rules`].
+    pub fn new(required: impl Into<Required>) -> Self {
         let rule = Rule {
-            requirement,
+            required: required.into(),
             policies: Vec::new(),
         };
         Self {
@@ -48,11 +71,16 @@ impl RequireLayer {
     /// Lets scopes grant others.
     #[must_use]
     pub fn hierarchy(self, hierarchy: &Hierarchy) -> Self {
-        self.set(|rule| rule.requirement = rule.requirement.clone().under(hierarchy))
+        self.set(|rule| {
+            rule.required.0 = match rule.required.0.clone() {
+                What::Always(requirement) => What::Always(requirement.under(hierarchy)),
+                What::ByRoute(rules) => What::ByRoute(Box::new(rules.under(hierarchy))),
+            }
+        })
     }
 
-    /// Asks a policy too, about callers who meet the requirement. With several, all
-    /// must allow, and the first that does not answers.
+    /// Asks a policy too, about callers who meet the requirement; not where a rule is
+    /// public. With several, all must allow, and the first that does not answers.
     #[must_use]
     pub fn policy(self, policy: Policy) -> Self {
         self.set(|rule| rule.policies.push(policy))
@@ -67,7 +95,7 @@ impl RequireLayer {
 impl fmt::Debug for RequireLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequireLayer")
-            .field("requirement", &self.rule.requirement)
+            .field("required", &self.rule.required.0)
             .field("policies", &self.rule.policies)
             .finish_non_exhaustive()
     }
@@ -95,7 +123,7 @@ pub struct Require {
 impl fmt::Debug for Require {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Require")
-            .field("requirement", &self.rule.requirement)
+            .field("required", &self.rule.required.0)
             .finish()
     }
 }
@@ -108,12 +136,26 @@ impl Check for Require {
         if is_preflight(&parts.extensions) {
             return Ok(()).into();
         }
+        let ruling = match &self.rule.required.0 {
+            What::Always(requirement) => Ruling::Requires(requirement),
+            What::ByRoute(rules) => rules.ruling(parts),
+        };
+        if matches!(ruling, Ruling::Public) {
+            return Ok(()).into();
+        }
         let identity = match caller(&parts.extensions, "a RequireLayer") {
             Ok(identity) => identity,
-            Err(rejection) => return Err(rejection).into(),
+            Err(rejection) => return Err(self.rule.advertise(rejection, &ruling)).into(),
         };
-        if !self.rule.requirement.is_met_by(identity) {
-            return Err(self.rule.unmet_by(identity)).into();
+        let refused = match ruling {
+            Ruling::Public => None,
+            Ruling::Requires(requirement) if requirement.is_met_by(identity) => None,
+            Ruling::Requires(requirement) => Some(unmet(requirement, identity)),
+            Ruling::Nobody => Some(Rejection::new(Reason::Forbidden, Cause::RouteUnknown)),
+            Ruling::Ambiguous => Some(Rejection::new(Reason::Forbidden, Cause::PathAmbiguous)),
+        };
+        if let Some(rejection) = refused {
+            return Err(rejection).into();
         }
         if self.rule.policies.is_empty() {
             return Ok(()).into();
@@ -130,14 +172,29 @@ impl Check for Require {
     }
 }
 
+/// The refusal of a known caller.
+fn unmet(requirement: &Requirement, identity: &Identity) -> Rejection {
+    // What stands in a requirement was checked to be scopes when it was built.
+    match requirement.scopes_for(identity).map(ScopeSet::try_new) {
+        Some(Ok(needed)) => Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing)
+            .with_required_scopes(needed),
+        _ => Rejection::new(Reason::Forbidden, Cause::FactMissing),
+    }
+}
+
 impl Rule {
-    fn unmet_by(&self, identity: &Identity) -> Rejection {
-        // What stands in a requirement was checked to be scopes when it was built.
-        let needed = self.requirement.scopes_for(identity).map(ScopeSet::try_new);
-        match needed {
-            Some(Ok(needed)) => Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing)
-                .with_required_scopes(needed),
-            _ => Rejection::new(Reason::Forbidden, Cause::FactMissing),
+    /// Tells those whom nobody knows which scopes to come back with, where rules say so.
+    fn advertise(&self, rejection: Rejection, ruling: &Ruling<'_>) -> Rejection {
+        let (What::ByRoute(_), Ruling::Requires(requirement)) = (&self.required.0, ruling) else {
+            return rejection;
+        };
+        match ScopeSet::try_new(requirement.scopes_for_strangers()) {
+            Ok(scopes)
+                if rejection.reason() == Reason::CredentialsMissing && !scopes.is_empty() =>
+            {
+                rejection.with_required_scopes(scopes)
+            }
+            _ => rejection,
         }
     }
 

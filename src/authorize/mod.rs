@@ -33,22 +33,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Customised with a [`Hierarchy`] and a [`Policy`]: see there.
+//! Customised with a [`Hierarchy`] and a [`Policy`]: see there. One layer in front of a
+//! whole router, with [`Rules`] by route, is refused before an inner limiter counts.
 //!
 //! # Cost
-//! Without a policy: a walk over the expression, linear in the caller's scopes. No
+//! Without a policy: with rules a look-up of the path, or two where it could be spelt
+//! otherwise; then a walk over the expression, linear in the caller's scopes. No
 //! allocation when the caller may pass.
 
 mod layer;
+mod path;
 mod policy;
 mod requirement;
+mod rules;
 
 #[expect(unused_imports, reason = "named in the docs")]
 use crate::Identity;
 
-pub use layer::{Require, RequireLayer};
+pub use layer::{Require, RequireLayer, Required};
 pub use policy::{Decision, Policy};
 pub use requirement::{
     Fact, Hierarchy, Requirement, all, any, attribute, authenticated, kind, role, scope, tenant,
     try_scope,
 };
+pub use rules::{Report, Rules};

@@ -152,7 +152,16 @@ impl Requirement {
     /// The fewest scopes with which this caller would meet it, held or not; none if
     /// no scopes would do.
     pub(crate) fn scopes_for(&self, identity: &Identity) -> Option<Vec<&str>> {
-        self.0.scopes_for(identity)
+        self.0.scopes(&|fact| fact.is_true_of(identity))
+    }
+
+    /// The fewest scopes that would do for a caller of whom nothing is known: without
+    /// any facts about them if that can be, else with those that are needed.
+    pub(crate) fn scopes_for_strangers(&self) -> Vec<&str> {
+        let without = self.0.scopes(&|_| false);
+        without
+            .or_else(|| self.0.scopes(&|_| true))
+            .unwrap_or_default()
     }
 
     /// The same, with every scope also met by those that grant it.
@@ -174,14 +183,14 @@ impl Node {
         }
     }
 
-    fn scopes_for(&self, identity: &Identity) -> Option<Vec<&str>> {
+    fn scopes(&self, is_true: &dyn Fn(&Fact) -> bool) -> Option<Vec<&str>> {
         match self {
             Self::Scope(granting) => Some(vec![&granting[0]]),
-            Self::Fact(fact) => fact.is_true_of(identity).then(Vec::new),
+            Self::Fact(fact) => is_true(fact).then(Vec::new),
             Self::All(nodes) => {
                 let mut needed = Vec::new();
                 for node in nodes {
-                    for scope in node.scopes_for(identity)? {
+                    for scope in node.scopes(is_true)? {
                         if !needed.contains(&scope) {
                             needed.push(scope);
                         }
@@ -191,7 +200,7 @@ impl Node {
             }
             Self::Any(nodes) => nodes
                 .iter()
-                .filter_map(|node| node.scopes_for(identity))
+                .filter_map(|node| node.scopes(is_true))
                 .min_by_key(Vec::len),
         }
     }

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::broadcast;
+
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
 use crate::keys::cache::{Cached, Strict};
@@ -18,6 +20,7 @@ use crate::keys::new_key::{Drawn, NewKey};
 use crate::keys::pepper::Peppers;
 use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
+use crate::lapse::ASK_EVERY;
 use crate::timeout::Timer;
 
 /// The keys of an API: where they are stored, how they look, how they are issued
@@ -49,6 +52,8 @@ pub(crate) struct Look {
     pub(crate) store_timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     hear: Option<Arc<Hear>>,
+    /// Names the keys that were changed here, for [`Identity::lapsed`](crate::Identity::lapsed).
+    changes: broadcast::Sender<KeyId>,
 }
 
 type Hear = dyn Fn(&KeyEvent) + Send + Sync;
@@ -63,10 +68,16 @@ impl Look {
         }
     }
 
+    pub(crate) fn changes(&self) -> broadcast::Receiver<KeyId> {
+        self.changes.subscribe()
+    }
+
     /// Tells the log and whoever listens.
     pub(crate) fn tell(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
         let event = KeyEvent { id, kind, at };
         event.log();
+        // Nobody may be listening.
+        let _ = self.changes.send(id);
         // What has happened has happened, whatever becomes of the one who is told.
         if let Some(hear) = &self.hear
             && catch_unwind(AssertUnwindSafe(|| hear(&event))).is_err()
@@ -120,6 +131,7 @@ impl<S: KeyStore> ApiKeys<S> {
             store_timeout: Duration::from_millis(500),
             clock: Arc::new(SystemClock),
             hear: None,
+            changes: broadcast::Sender::new(64),
         };
         Self {
             shared: Arc::new(Shared {
@@ -244,6 +256,16 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     pub fn revocation_bound(&self) -> Duration {
         self.shared.store.staleness()
+    }
+
+    /// How long [`Identity::lapsed`](crate::Identity::lapsed) may take to learn of the end
+    /// of a key that was ended elsewhere: [`ApiKeys::revocation_bound`], the 5 s between
+    /// two questions, and [`ApiKeys::store_timeout`].
+    #[must_use]
+    pub fn lapse_bound(&self) -> Duration {
+        self.revocation_bound()
+            .saturating_add(ASK_EVERY)
+            .saturating_add(self.shared.look.store_timeout)
     }
 
     /// Draws a key and stores its record. The key is in the answer and nowhere else.

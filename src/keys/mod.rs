@@ -36,6 +36,7 @@ mod new_key;
 mod pepper;
 mod record;
 mod store;
+mod watch;
 
 pub use api_keys::{ApiKeys, IssuedKey};
 pub use cache::{Cached, Strict};

@@ -1,8 +1,8 @@
 //! [`KeyRecord`]: what a store holds of a key.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use crate::identity::Identity;
 use crate::keys::format::KeyId;
 use crate::keys::lifecycle::{self, Ended, KeyState, Rotated};
 use crate::keys::pepper::KeyMac;
+use crate::lapse::Watch;
 use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
 
@@ -110,17 +111,22 @@ impl KeyRecord {
     }
 
     /// The identity that the key stands for among the keys of that source.
-    pub(crate) fn identity(&self, source: &str) -> Identity {
-        let cached = self.identity.0.get_or_init(|| self.new_identity(source));
+    pub(crate) fn identity<W>(&self, source: &str, watch: &Arc<W>) -> Identity
+    where
+        W: Watch + 'static,
+    {
+        let new = || self.new_identity(source, Arc::downgrade(watch) as Weak<dyn Watch>);
+        let cached = self.identity.0.get_or_init(new);
         if cached.principal().source() == source {
             return cached.clone();
         }
         // The store is shared by keys of several sources; the first one is kept.
-        self.new_identity(source)
+        new()
     }
 
-    fn new_identity(&self, source: &str) -> Identity {
+    fn new_identity(&self, source: &str, watch: Weak<dyn Watch>) -> Identity {
         let mut identity = Identity::builder(source, self.owner.as_str())
+            .watch(watch)
             .credential_id(self.id.as_str())
             .scopes(self.scopes.clone());
         if let Some(tenant) = &self.tenant {

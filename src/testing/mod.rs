@@ -1,13 +1,46 @@
-//! A kit for tests: keys without ceremony, and what every store of keys owes.
+//! A kit for tests: keys without ceremony, what every store of keys owes, and whether
+//! every route has a rule.
 
 mod conformance;
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::authorize::Rules;
 use crate::keys::{ApiKeys, KeyRecord, NewKey, Peppers};
 
 pub use conformance::key_store_conforms;
+
+/// Asserts that there is a rule for each of these routes, be it that it is public.
+///
+/// ```
+/// use tollgate::authorize::{Rules, scope};
+/// use tollgate::testing::assert_covered;
+///
+/// let rules = Rules::new().route("/orders/{id}", scope("orders:read")).public("GET /health");
+/// assert_covered(&rules, ["GET /orders/{id}", "DELETE /orders/{order}", "GET /health"]);
+/// assert_eq!(rules.uncovered(["POST /health", "/invoices"]), ["POST /health", "/invoices"]);
+/// ```
+///
+/// Give it the list that the router is made from; with tonic, the routes of the file
+/// descriptor set: [`tonic::routes`](crate::tonic::routes).
+///
+/// # Panics
+/// If there is none for some of them: the message names those.
+#[track_caller]
+pub fn assert_covered<I>(rules: &Rules, routes: I)
+where
+    I: IntoIterator,
+    I::Item: AsRef<str>,
+{
+    let uncovered = rules.uncovered(routes);
+    assert!(
+        uncovered.is_empty(),
+        "no rule is for {}; there are rules for\n{}",
+        uncovered.join(", "),
+        rules.report()
+    );
+}
 
 /// Keys in memory under a pepper of their own, minted without `async`.
 ///

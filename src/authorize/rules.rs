@@ -1,0 +1,357 @@
+//! [`Rules`]: what each route of a server requires, in one place.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use http::Method;
+use http::request::Parts;
+use matchit::Router;
+
+use crate::authorize::path::{Route, Spelling};
+use crate::authorize::requirement::{Hierarchy, Requirement};
+use crate::config::{ConfigError, literal};
+
+/// What each route requires: for a [`RequireLayer`](crate::RequireLayer) in front of a
+/// whole router.
+///
+/// ```
+/// use tollgate::authorize::{Rules, authenticated, role, scope};
+/// use tollgate::RequireLayer;
+///
+/// let rules = Rules::new()
+///     .route("GET /orders/{id}", scope("orders:read"))
+///     .route("POST /orders", scope("orders:write") | role("admin"))
+///     .route("/shop.Orders/*", authenticated()) // all calls of a gRPC service
+///     .public("GET /health")
+///     .otherwise_deny();
+/// let layer = RequireLayer::new(rules);
+/// ```
+///
+/// A route is a method and a path, or a path for all methods. `{name}` stands for one
+/// segment, `*` or `{*name}` at the end for the rest. Of several rules that fit a path the
+/// most specific holds, as in axum: a literal segment before a parameter, a parameter
+/// before the rest. A path that has rules for other methods only is refused. `HEAD` is
+/// `GET`, unless it has a rule of its own.
+///
+/// # Public routes
+/// Behind a door that is [`optional`](crate::AuthLayer::optional), a caller without a
+/// credential gets as far as this, and passes where the rule is [`Rules::public`].
+/// Everywhere else they get 401, and the challenge names the scopes of the rule.
+///
+/// # Spelling
+/// The rules see the path as it came, as axum and tonic do. No other spelling of a path
+/// gets past them: one that has empty or dot segments, a backslash, control characters, or
+/// an encoded slash is refused, and so is one for which another rule would hold if it were
+/// decoded, in small letters, or without the slash at its end. Refused is 401 for a caller
+/// who is not known, else 403.
+#[derive(Clone, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    exact: Table,
+    fold: Table,
+    /// Whether a path that is its own fold can find different rules in the two.
+    tables_differ: bool,
+    otherwise: Option<Requirement>,
+}
+
+#[derive(Clone)]
+struct Rule {
+    route: Route,
+    access: Access,
+}
+
+#[derive(Clone)]
+enum Access {
+    Public,
+    Requires(Requirement),
+}
+
+/// What stands at a path: the rules by their method.
+#[derive(Clone, Default)]
+struct Table {
+    router: Router<usize>,
+    nodes: HashMap<String, usize>,
+    rules: Vec<Vec<usize>>,
+}
+
+/// What the rules say about a request.
+#[derive(Debug)]
+pub(super) enum Ruling<'a> {
+    Public,
+    Requires(&'a Requirement),
+    /// No rule lets anybody in.
+    Nobody,
+    /// The path could be taken for another one.
+    Ambiguous,
+}
+
+impl Rules {
+    /// No rules: nobody passes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Requires something of those who call a route.
+    ///
+    /// # Panics
+    /// If the route does not parse, or there is a rule for it already.
+    #[must_use]
+    #[track_caller]
+    pub fn route(self, route: &str, requirement: impl Into<Requirement>) -> Self {
+        literal(self.try_route(route, requirement))
+    }
+
+    /// As [`Rules::route`], for a route from configuration.
+    ///
+    /// # Errors
+    /// Where `route` panics.
+    pub fn try_route(
+        self,
+        route: &str,
+        requirement: impl Into<Requirement>,
+    ) -> Result<Self, ConfigError> {
+        self.add(route, Access::Requires(requirement.into()))
+    }
+
+    /// Lets everybody call a route, known or not.
+    ///
+    /// # Panics
+    /// As [`Rules::route`].
+    #[must_use]
+    #[track_caller]
+    pub fn public(self, route: &str) -> Self {
+        literal(self.try_public(route))
+    }
+
+    /// As [`Rules::public`], for a route from configuration.
+    ///
+    /// # Errors
+    /// Where `route` panics.
+    pub fn try_public(self, route: &str) -> Result<Self, ConfigError> {
+        self.add(route, Access::Public)
+    }
+
+    /// Lets nobody call what has no rule. It is so unless told otherwise, and reads better
+    /// where it is said.
+    #[must_use]
+    pub fn otherwise_deny(mut self) -> Self {
+        self.otherwise = None;
+        self
+    }
+
+    /// Requires something of those who call what has no rule.
+    #[must_use]
+    pub fn otherwise(mut self, requirement: impl Into<Requirement>) -> Self {
+        self.otherwise = Some(requirement.into());
+        self
+    }
+
+    /// Those of these routes that no rule is for, and for whom only
+    /// [`otherwise`](Self::otherwise) would hold. A route without a method is one for
+    /// all methods. See [`testing::assert_covered`](crate::testing::assert_covered).
+    ///
+    /// # Panics
+    /// If one of them is not a route.
+    #[must_use]
+    #[track_caller]
+    pub fn uncovered<I>(&self, routes: I) -> Vec<String>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let mut uncovered = Vec::new();
+        for text in routes {
+            let text = text.as_ref();
+            let route = literal(parse(text));
+            let node = self.exact.at(&route.example());
+            let has_rule = node.is_some_and(|rules| match &route.method {
+                Some(method) => self.by_method(rules, method).is_some(),
+                None => rules
+                    .iter()
+                    .any(|rule| self.rules[*rule].route.method.is_none()),
+            });
+            if !has_rule {
+                uncovered.push(text.to_owned());
+            }
+        }
+        uncovered
+    }
+
+    /// All rules, for people to read.
+    #[must_use]
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
+    }
+
+    pub(super) fn under(mut self, hierarchy: &Hierarchy) -> Self {
+        for rule in &mut self.rules {
+            if let Access::Requires(requirement) = &mut rule.access {
+                *requirement = requirement.clone().under(hierarchy);
+            }
+        }
+        self.otherwise = self
+            .otherwise
+            .map(|requirement| requirement.under(hierarchy));
+        self
+    }
+
+    pub(super) fn ruling(&self, request: &Parts) -> Ruling<'_> {
+        let path = request.uri.path();
+        let exact = self.exact.at(path);
+        let fold = match Spelling::of(path) {
+            Spelling::Ambiguous => return Ruling::Ambiguous,
+            Spelling::Plain if self.tables_differ => self.fold.at(path),
+            Spelling::Plain => exact,
+            Spelling::Folds(fold) => self.fold.at(&fold),
+        };
+        let by_method =
+            |node: Option<&[usize]>| node.map(|rules| self.by_method(rules, &request.method));
+        let rule = by_method(exact);
+        if rule != by_method(fold) {
+            return Ruling::Ambiguous;
+        }
+        match (rule, &self.otherwise) {
+            (Some(Some(rule)), _) => match &self.rules[rule].access {
+                Access::Public => Ruling::Public,
+                Access::Requires(requirement) => Ruling::Requires(requirement),
+            },
+            (None, Some(requirement)) => Ruling::Requires(requirement),
+            (Some(None), _) | (None, None) => Ruling::Nobody,
+        }
+    }
+
+    fn by_method(&self, rules: &[usize], method: &Method) -> Option<usize> {
+        let ruled = |wanted: Option<&Method>| {
+            let mut rules = rules.iter().copied();
+            rules.find(|rule| self.rules[*rule].route.method.as_ref() == wanted)
+        };
+        let as_get = || (method == Method::HEAD).then(|| ruled(Some(&Method::GET)));
+        ruled(Some(method))
+            .or_else(|| as_get().flatten())
+            .or_else(|| ruled(None))
+    }
+
+    fn add(mut self, text: &str, access: Access) -> Result<Self, ConfigError> {
+        let route = parse(text)?;
+        let refuse = |why: &str| ConfigError::new(format!("the rule {text:?} {why}"));
+        let same_method = |table: &Table, path: &str| {
+            let mut rules = table.node(path).iter().copied();
+            rules.find(|rule| self.rules[*rule].route.method == route.method)
+        };
+        if same_method(&self.exact, &route.exact).is_some() {
+            return Err(refuse("is there already"));
+        }
+        let new = self.rules.len();
+        let rule = match same_method(&self.fold, &route.fold) {
+            None => {
+                self.fold.insert(&route.fold, new)?;
+                new
+            }
+            // `/orders` and `/orders/` may both be there, if they say the same.
+            Some(other) if self.rules[other].access.to_string() == access.to_string() => other,
+            Some(_) => return Err(refuse("contradicts another, for all but the spelling")),
+        };
+        self.exact.insert(&route.exact, rule)?;
+        self.tables_differ |= route.exact != route.fold;
+        self.rules.push(Rule { route, access });
+        Ok(self)
+    }
+}
+
+fn parse(text: &str) -> Result<Route, ConfigError> {
+    Route::parse(text).map_err(|why| ConfigError::new(format!("{text:?} is no route: {why}")))
+}
+
+impl Table {
+    fn at(&self, path: &str) -> Option<&[usize]> {
+        let node = self.router.at(path).ok()?;
+        Some(&self.rules[*node.value])
+    }
+
+    fn node(&self, pattern: &str) -> &[usize] {
+        let node = self.nodes.get(pattern);
+        node.map_or(&[], |node| &self.rules[*node])
+    }
+
+    fn insert(&mut self, pattern: &str, rule: usize) -> Result<(), ConfigError> {
+        let node = match self.nodes.get(pattern) {
+            Some(node) => *node,
+            None => {
+                let node = self.rules.len();
+                self.router
+                    .insert(pattern, node)
+                    .map_err(|error| ConfigError::new(error.to_string()))?;
+                self.nodes.insert(pattern.to_owned(), node);
+                self.rules.push(Vec::new());
+                node
+            }
+        };
+        self.rules[node].push(rule);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.report(), f)
+    }
+}
+
+/// What [`Rules`] say, a line each: the route, and what it requires.
+///
+/// ```
+/// use tollgate::authorize::{Rules, scope};
+///
+/// let rules = Rules::new().route("GET /orders/{id}", scope("orders:read")).public("/health");
+/// let report = rules.report().to_string();
+/// assert!(report.contains("GET /orders/{id}  scope(\"orders:read\")"));
+/// assert!(report.ends_with("otherwise         denied"));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a>(&'a Rules);
+
+impl<'a> Report<'a> {
+    /// Each rule in the order in which it was declared: its route, and the requirement
+    /// unless it is public.
+    pub fn rules(self) -> impl Iterator<Item = (String, Option<&'a Requirement>)> {
+        self.0.rules.iter().map(|rule| {
+            let requirement = match &rule.access {
+                Access::Public => None,
+                Access::Requires(requirement) => Some(requirement),
+            };
+            (rule.route.to_string(), requirement)
+        })
+    }
+
+    /// What is required where no rule is; nobody passes there if it is nothing.
+    #[must_use]
+    pub const fn otherwise(self) -> Option<&'a Requirement> {
+        self.0.otherwise.as_ref()
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules = &self.0.rules;
+        let routes: Vec<_> = rules.iter().map(|rule| rule.route.to_string()).collect();
+        let lengths = routes.iter().map(|route| route.chars().count());
+        let width = lengths.max().unwrap_or(0).max("otherwise".len());
+        for (route, rule) in routes.iter().zip(rules) {
+            writeln!(f, "{route:width$}  {}", rule.access)?;
+        }
+        match &self.0.otherwise {
+            Some(requirement) => write!(f, "{:width$}  {requirement}", "otherwise"),
+            None => write!(f, "{:width$}  denied", "otherwise"),
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Public => f.write_str("public"),
+            Self::Requires(requirement) => fmt::Display::fmt(requirement, f),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! For tonic: who calls, out of a [`tonic::Request`]; a [`Rejection`] as a
+//! [`tonic::Status`]; and the routes of a file descriptor set.
+//!
+//! The layers themselves need none of this: they wrap a tonic server as they wrap any
+//! other service, and refuse gRPC clients in their own language. With this feature they
+//! also read the peer of a connection from where tonic's server notes it down, and with
+//! `tonic-tls` whether it is encrypted.
+//!
+//! ```
+//! use tollgate::tonic::RequestExt;
+//! use tonic::{Request, Response, Status};
+//!
+//! async fn say_hello(request: Request<String>) -> Result<Response<String>, Status> {
+//!     let identity = request.identity()?;
+//!     Ok(Response::new(format!("hello {}", identity.subject())))
+//! }
+//! # use tollgate::Identity;
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! # let mut request = Request::new(String::new());
+//! # request.extensions_mut().insert(Identity::for_test().subject("ann").build());
+//! # assert_eq!(say_hello(request).await?.into_inner(), "hello ann");
+//! # let lost = say_hello(Request::new(String::new())).await.unwrap_err();
+//! # assert_eq!(lost.code(), tonic::Code::Internal);
+//! # Ok::<(), Status>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::Extensions;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpConnectInfo;
+use tonic::{Code, Request, Status};
+
+use crate::auth::Transport;
+use crate::config::ConfigError;
+use crate::context::{Anonymous, caller};
+use crate::gate::Gate;
+use crate::grpc;
+use crate::identity::Identity;
+use crate::rejection::Rejection;
+use crate::respond::Voice;
+
+/// Who calls.
+pub trait RequestExt: sealed::Sealed {
+    /// Who calls, for methods that need to know.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` if an optional door let the caller in without a credential,
+    /// `INTERNAL` if no `AuthLayer` covers the service: the log names the fix.
+    #[expect(clippy::result_large_err, reason = "it is what a tonic method returns")]
+    fn identity(&self) -> Result<&Identity, Status>;
+
+    /// Who calls, for methods behind an optional door: `None` if they are anonymous.
+    ///
+    /// # Errors
+    /// `INTERNAL` if no `AuthLayer` covers the service.
+    #[expect(clippy::result_large_err, reason = "it is what a tonic method returns")]
+    fn optional_identity(&self) -> Result<Option<&Identity>, Status>;
+}
+
+impl<T> RequestExt for Request<T> {
+    fn identity(&self) -> Result<&Identity, Status> {
+        caller(self.extensions(), "a method").map_err(Status::from)
+    }
+
+    fn optional_identity(&self) -> Result<Option<&Identity>, Status> {
+        match caller(self.extensions(), "a method") {
+            Ok(identity) => Ok(Some(identity)),
+            Err(_) if self.extensions().get::<Anonymous>().is_some() => Ok(None),
+            Err(rejection) => Err(rejection.into()),
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<T> Sealed for tonic::Request<T> {}
+}
+
+/// As a gate would have refused.
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        rejection.log();
+        let reason = rejection.reason();
+        let details = grpc::details(&rejection, Voice::standard().realm());
+        let code = Code::from_i32(reason.grpc_code() as i32);
+        Self::with_details(code, reason.detail(), Bytes::from(details))
+    }
+}
+
+impl<S: NamedService, C> NamedService for Gate<S, C> {
+    const NAME: &'static str = S::NAME;
+}
+
+/// The routes of all methods in an encoded file descriptor set, as in
+/// `POST /shop.Orders/Get`: for [`testing::assert_covered`](crate::testing::assert_covered).
+///
+/// # Errors
+/// If it is none.
+pub fn routes(file_descriptor_set: &[u8]) -> Result<Vec<String>, ConfigError> {
+    let set = FileDescriptorSet::decode(file_descriptor_set)
+        .map_err(|error| ConfigError::new(format!("no file descriptor set: {error}")))?;
+    let mut routes = Vec::new();
+    for file in &set.file {
+        let package = file.package();
+        let dot = if package.is_empty() { "" } else { "." };
+        for service in &file.service {
+            let name = service.name();
+            let methods = service
+                .method
+                .iter()
+                .map(prost_types::MethodDescriptorProto::name);
+            routes.extend(methods.map(|method| format!("POST /{package}{dot}{name}/{method}")));
+        }
+    }
+    Ok(routes)
+}
+
+/// The peer that tonic's server has noted down.
+pub(crate) fn connect_info(extensions: &Extensions) -> Option<SocketAddr> {
+    #[cfg(feature = "tonic-tls")]
+    if let Some(tls) = extensions.get::<TlsConnectInfo>() {
+        return tls.get_ref().remote_addr();
+    }
+    extensions.get::<TcpConnectInfo>()?.remote_addr()
+}
+
+/// How the request came, if tonic's server knows.
+pub(crate) fn transport(extensions: &Extensions) -> Option<Transport> {
+    #[cfg(feature = "tonic-tls")]
+    if extensions.get::<TlsConnectInfo>().is_some() {
+        return Some(Transport::Tls);
+    }
+    extensions.get::<TcpConnectInfo>().map(|_| Transport::Plain)
+}
+
+#[cfg(feature = "tonic-tls")]
+type TlsConnectInfo = tonic::transport::server::TlsConnectInfo<TcpConnectInfo>;
