@@ -29,8 +29,8 @@ use crate::config::{ConfigError, literal};
 ///
 /// A route is a method and a path, or a path for all methods. `{name}` stands for one
 /// segment, `*` or `{*name}` at the end for the rest. Of several rules that fit a path the
-/// most specific holds, as in axum: a literal segment before a parameter, a parameter
-/// before the rest. A path that has rules for other methods only is refused. `HEAD` is
+/// most specific holds, as in axum: a literal segment before a parameter or the rest,
+/// which cannot both stand at the same place. A path that has rules for other methods only is refused. `HEAD` is
 /// `GET`, unless it has a rule of its own.
 ///
 /// # Public routes
@@ -235,6 +235,7 @@ impl Rules {
     fn add(mut self, text: &str, access: Access) -> Result<Self, ConfigError> {
         let route = parse(text)?;
         let refuse = |why: &str| ConfigError::new(format!("the rule {text:?} {why}"));
+        let overlaps = |_| refuse("overlaps another one, and neither is more specific");
         let same_method = |table: &Table, path: &str| {
             let mut rules = table.node(path).iter().copied();
             rules.find(|rule| self.rules[*rule].route.method == route.method)
@@ -245,14 +246,14 @@ impl Rules {
         let new = self.rules.len();
         let rule = match same_method(&self.fold, &route.fold) {
             None => {
-                self.fold.insert(&route.fold, new)?;
+                self.fold.insert(&route.fold, new).map_err(overlaps)?;
                 new
             }
             // `/orders` and `/orders/` may both be there, if they say the same.
             Some(other) if self.rules[other].access.to_string() == access.to_string() => other,
             Some(_) => return Err(refuse("contradicts another, for all but the spelling")),
         };
-        self.exact.insert(&route.exact, rule)?;
+        self.exact.insert(&route.exact, rule).map_err(overlaps)?;
         self.tables_differ |= route.exact != route.fold;
         self.rules.push(Rule { route, access });
         Ok(self)
@@ -274,14 +275,12 @@ impl Table {
         node.map_or(&[], |node| &self.rules[*node])
     }
 
-    fn insert(&mut self, pattern: &str, rule: usize) -> Result<(), ConfigError> {
+    fn insert(&mut self, pattern: &str, rule: usize) -> Result<(), matchit::InsertError> {
         let node = match self.nodes.get(pattern) {
             Some(node) => *node,
             None => {
                 let node = self.rules.len();
-                self.router
-                    .insert(pattern, node)
-                    .map_err(|error| ConfigError::new(error.to_string()))?;
+                self.router.insert(pattern, node)?;
                 self.nodes.insert(pattern.to_owned(), node);
                 self.rules.push(Vec::new());
                 node

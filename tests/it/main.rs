@@ -5,6 +5,10 @@ mod cache;
 mod carriers;
 mod contract;
 mod examples;
+#[cfg(feature = "tonic")]
+mod greeter;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod headers;
 mod key_format;
 mod keys;
@@ -14,6 +18,9 @@ mod on_axum;
 mod refusals;
 mod regressions;
 mod restrictions;
+mod rules;
+#[cfg(feature = "tonic")]
+mod servers;
 mod support;
 mod throttle;
 mod tidy;

@@ -1,0 +1,357 @@
+//! Rules by route: which one holds, and that no spelling of a path slips past them.
+
+use http::Request;
+use proptest::prelude::*;
+use tollgate::authorize::{Hierarchy, Policy, Rules, authenticated, role, scope};
+use tollgate::keys::NewKey;
+use tollgate::testing::assert_covered;
+use tollgate::{AuthLayer, Identity, RequireLayer};
+use tower::ServiceBuilder;
+
+use crate::support::{Answer, clock, issue, keys_over, send, who};
+
+fn rules() -> Rules {
+    Rules::new()
+        .route("GET /orders/{id}", scope("orders:read"))
+        .route("POST /orders", scope("orders:write") | role("clerk"))
+        .route("/orders/new", role("clerk"))
+        .route("/admin/*", role("admin"))
+        .route("/shop.Orders/*", scope("orders:call"))
+        .route("DELETE /Users/{id}", scope("users:write"))
+        .public("GET /health")
+        .public("/")
+        .otherwise_deny()
+}
+
+async fn ask(rules: Rules, identity: Option<&Identity>, method: &str, uri: &str) -> Answer {
+    let layer = RequireLayer::new(rules);
+    let mut request = Request::builder().method(method).uri(uri).body(()).unwrap();
+    match identity {
+        Some(identity) => {
+            request.extensions_mut().insert(identity.clone());
+            send(&tower::Layer::layer(&layer, who()), request).await
+        }
+        None => {
+            let door = AuthLayer::new(keys_over(tollgate::keys::MemoryKeys::new()));
+            let stack = ServiceBuilder::new()
+                .layer(door.optional().clock(clock()))
+                .layer(layer);
+            send(&stack.service(who()), request).await
+        }
+    }
+}
+
+fn caller(scopes: &str, roles: &[&str]) -> Identity {
+    let identity = Identity::for_test().scopes(scopes.parse().unwrap());
+    roles
+        .iter()
+        .fold(identity, |identity, role| identity.role(*role))
+        .build()
+}
+
+#[tokio::test]
+async fn the_most_specific_rule_holds() {
+    let reader = caller("orders:read", &[]);
+    let clerk = caller("", &["clerk"]);
+    let admin = caller("", &["admin"]);
+    for (identity, method, path, status) in [
+        (&reader, "GET", "/orders/7", 200),
+        (&reader, "HEAD", "/orders/7", 200),
+        (&clerk, "GET", "/orders/7", 403),
+        (&reader, "POST", "/orders/7", 403),
+        (&clerk, "POST", "/orders", 200),
+        (&reader, "POST", "/orders", 403),
+        (&reader, "GET", "/orders", 403),
+        (&clerk, "GET", "/orders/new", 200),
+        (&reader, "GET", "/orders/new", 403),
+        (&admin, "PATCH", "/admin/a/b/c", 200),
+        (&reader, "PATCH", "/admin/a/b/c", 403),
+        (&admin, "GET", "/admin", 403),
+        (&admin, "GET", "/admin/", 403),
+        (&reader, "GET", "/health", 200),
+        (&reader, "POST", "/health", 403),
+        (&reader, "GET", "/", 200),
+        (&admin, "GET", "/elsewhere", 403),
+        (&reader, "GET", "/orders/7?x=/admin", 200),
+        (&reader, "GET", "http://other.example/orders/7", 200),
+        (&admin, "OPTIONS", "*", 403),
+        (&admin, "CONNECT", "example.com:443", 403),
+    ] {
+        let answer = ask(rules(), Some(identity), method, path).await;
+        assert_eq!(answer.status, status, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_pass_where_it_is_public_and_learn_the_scopes_elsewhere() {
+    assert_eq!(ask(rules(), None, "GET", "/health").await.status, 200);
+    for (method, path, scopes) in [
+        ("GET", "/orders/7", Some("orders:read")),
+        ("POST", "/orders", Some("orders:write")),
+        ("POST", "/shop.Orders/Get", Some("orders:call")),
+        ("GET", "/admin/x", None),
+        ("GET", "/elsewhere", None),
+        ("GET", "/a//b", None),
+        ("POST", "/health", None),
+    ] {
+        let answer = ask(rules(), None, method, path).await;
+        assert_eq!(answer.status, 401, "{method} {path}");
+        assert_eq!(answer.code(), "credentials_missing");
+        assert!(answer.json().get("required_scopes").is_none());
+        let challenges = answer.challenges();
+        assert_eq!(challenges.len(), 2);
+        let wanted = scopes.map(|scopes| format!("Bearer realm=\"api\", scope=\"{scopes}\""));
+        let wanted = wanted.unwrap_or_else(|| "Bearer realm=\"api\"".into());
+        assert_eq!(challenges[0], wanted, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_door_only_what_is_public_passes() {
+    let service = ServiceBuilder::new()
+        .layer(RequireLayer::new(rules()))
+        .service(who());
+    let get = |path: &str| Request::get(path).body(()).unwrap();
+    assert_eq!(send(&service, get("/health")).await.status, 200);
+    assert_eq!(send(&service, get("/orders/7")).await.status, 500);
+    assert_eq!(send(&service, get("/elsewhere")).await.status, 500);
+}
+
+#[tokio::test]
+async fn hierarchies_and_policies_hold_for_all_rules() {
+    let hierarchy = Hierarchy::new().wildcards(':');
+    let layer = RequireLayer::new(rules())
+        .hierarchy(&hierarchy)
+        .policy(Policy::new("not-on-sunday", |_, parts| {
+            parts.uri.query() != Some("sunday")
+        }));
+    let service = tower::Layer::layer(&layer, who());
+    let ask = async |path: &str| {
+        let request = Request::get(path).extension(caller("orders:*", &[]));
+        send(&service, request.body(()).unwrap()).await.status
+    };
+    assert_eq!(ask("/orders/7").await, 200);
+    assert_eq!(ask("/orders/7?sunday").await, 403);
+    assert_eq!(ask("/health?sunday").await, 200, "public is public");
+}
+
+#[tokio::test]
+async fn what_has_no_rule_may_need_something_too() {
+    let rules = || rules().otherwise(authenticated());
+    let anybody = caller("", &[]);
+    assert_eq!(
+        ask(rules(), Some(&anybody), "GET", "/else").await.status,
+        200
+    );
+    assert_eq!(ask(rules(), None, "GET", "/else").await.status, 401);
+    // A path that has a rule does not fall back to less.
+    for (method, path) in [
+        ("PUT", "/orders/7"),
+        ("GET", "/orders"),
+        ("GET", "/Admin/x"),
+        ("GET", "/%61dmin/x"),
+        ("GET", "/admin%2fx"),
+        ("GET", "/else/../admin/x"),
+        ("GET", "/else//x"),
+        ("POST", "/health"),
+        ("POST", "/orders/"),
+    ] {
+        let answer = ask(rules(), Some(&anybody), method, path).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (403, "forbidden"),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn rules_that_contradict_each_other_are_refused_when_they_are_built() {
+    let base = || Rules::new().route("GET /a/{x}", scope("s"));
+    for again in [
+        "GET /a/{x}",
+        "GET /a/{y}",
+        "GET /A/{x}",
+        "GET /%61/{x}",
+        "GET /a/{x}/",
+    ] {
+        assert!(base().try_route(again, scope("t")).is_err(), "{again}");
+        assert!(base().try_public(again).is_err(), "{again}");
+    }
+    // The same said twice in another spelling is no contradiction.
+    assert!(base().try_route("GET /a/{x}/", scope("s")).is_ok());
+    assert!(base().try_route("GET /a/{x}", scope("s")).is_err());
+    // As in axum, a parameter and the rest do not stand at the same place.
+    assert!(base().try_route("/a/*", scope("t")).is_err());
+    for other in [
+        "POST /a/{x}",
+        "/a/{x}",
+        "GET /a/b",
+        "GET /a/{x}/*",
+        "GET /a",
+    ] {
+        assert!(base().try_route(other, scope("t")).is_ok(), "{other}");
+    }
+    for bad in [
+        "",
+        "a",
+        "GET",
+        "get /a",
+        "GET /a/*/b",
+        "/a/{}",
+        "/a//b",
+        "/a/..",
+        "/a%2fb",
+    ] {
+        assert!(base().try_public(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "\"GET /a\" is there already")]
+fn a_literal_rule_that_is_there_twice_panics() {
+    let _ = Rules::new().public("GET /a").route("GET /a", scope("s"));
+}
+
+#[test]
+fn the_report_lists_each_rule_and_what_happens_otherwise() {
+    let text = rules().report().to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    assert_eq!(lines.len(), 9);
+    assert_eq!(lines[0], r#"GET /orders/{id}    scope("orders:read")"#);
+    assert_eq!(lines[6], "GET /health         public");
+    assert_eq!(lines[8], "otherwise           denied");
+    let public = rules();
+    let public = public
+        .report()
+        .rules()
+        .filter(|(_, needed)| needed.is_none());
+    assert_eq!(public.count(), 2);
+}
+
+#[test]
+fn routes_without_a_rule_are_named() {
+    assert_covered(
+        &rules(),
+        [
+            "GET /orders/{id}",
+            "HEAD /orders/{order}",
+            "POST /admin/{a}/{b}",
+            "/admin/{*rest}",
+            "/",
+        ],
+    );
+    let uncovered = rules().uncovered([
+        "PUT /orders/{id}",
+        "/orders/{id}",
+        "GET /health",
+        "/health",
+        "GET /invoices",
+        "POST /shop.Orders/Get",
+        "POST /shop.Returns/Get",
+    ]);
+    let expected = [
+        "PUT /orders/{id}",
+        "/orders/{id}",
+        "/health",
+        "GET /invoices",
+        "POST /shop.Returns/Get",
+    ];
+    assert_eq!(uncovered, expected);
+}
+
+#[test]
+#[should_panic(expected = "no rule is for GET /invoices")]
+fn the_helper_names_what_is_not_covered() {
+    assert_covered(&rules(), ["GET /orders/{id}", "GET /invoices"]);
+}
+
+#[tokio::test]
+async fn rules_in_front_of_keys_that_are_real() {
+    let keys = keys_over(tollgate::keys::MemoryKeys::new());
+    let key = issue(&keys, NewKey::for_owner("ann").scopes(["orders:read"])).await;
+    let stack = ServiceBuilder::new()
+        .layer(AuthLayer::new(keys).optional().clock(clock()).realm("shop"))
+        .layer(RequireLayer::new(rules()))
+        .service(who());
+    let ask = async |method: &str, path: &str, key: Option<&str>| {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(key) = key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        send(&stack, request.body(()).unwrap()).await
+    };
+    assert_eq!(ask("GET", "/orders/1", Some(&key)).await.body, "ann");
+    assert_eq!(ask("GET", "/health", Some(&key)).await.body, "ann");
+    assert_eq!(ask("GET", "/health", None).await.body, "nobody");
+    let bad = ask("GET", "/health", Some("acme_live_nonsense")).await;
+    assert_eq!(
+        bad.status, 401,
+        "who shows something must show something good"
+    );
+    let answer = ask("POST", "/shop.Orders/Get", Some(&key)).await;
+    let challenge = r#"Bearer realm="shop", error="insufficient_scope", scope="orders:call""#;
+    assert_eq!(answer.challenges(), [challenge]);
+}
+
+/// Ways to write the same path, as some router somewhere takes them.
+fn respell(path: &str, choices: &[u8]) -> String {
+    let mut out = String::new();
+    for (at, byte) in path.bytes().enumerate() {
+        let choice = choices.get(at).copied().unwrap_or(0);
+        match (byte, choice % 12) {
+            (b'/', 1) => out.push_str("//"),
+            (b'/', 2) => out.push_str("/./"),
+            (b'/', 3) => out.push_str("/x/../"),
+            (b'/', 4) => out.push_str("%2F"),
+            (b'/', 5) => out.push('\\'),
+            (_, 6) => out.push_str(&format!("%{byte:02X}")),
+            (_, 7) => out.push_str(&format!("%{byte:02x}")),
+            (_, 8) => out.push_str(&format!("%25{byte:02x}")),
+            (_, 9) => out.push(char::from(byte.to_ascii_uppercase())),
+            (_, 10) => out.push(char::from(byte.to_ascii_lowercase())),
+            _ => out.push(char::from(byte)),
+        }
+    }
+    match choices.first().map(|choice| choice % 5) {
+        Some(1) => out.push('/'),
+        Some(2) => out.push_str("/."),
+        _ => {}
+    }
+    out
+}
+
+proptest! {
+    /// Whatever the spelling, the answer is that of the path or a refusal: nobody gets
+    /// in by spelling who would not without.
+    #[test]
+    fn two_spellings_of_a_path_never_get_two_verdicts(
+        path in prop::sample::select(vec![
+            "/orders/7", "/orders/new", "/admin/x", "/admin/x/y", "/shop.Orders/Get", "/health",
+            "/Users/1", "/orders", "/",
+        ]),
+        choices in prop::collection::vec(any::<u8>(), 0..20),
+        method in prop::sample::select(vec!["GET", "POST", "DELETE"]),
+    ) {
+        let spelling = respell(path, &choices);
+        let Ok(uri) = spelling.parse::<http::Uri>() else { return Ok(()) };
+        prop_assume!(uri.path() == spelling);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let callers = [
+            caller("orders:read", &[]),
+            caller("", &["clerk"]),
+            caller("orders:call", &["admin"]),
+            caller("users:write", &[]),
+        ];
+        for otherwise in [false, true] {
+            let rules = || if otherwise { rules().otherwise(authenticated()) } else { rules() };
+            for caller in &callers {
+                let status = |path: &str| {
+                    runtime.block_on(ask(rules(), Some(caller), method, path)).status.as_u16()
+                };
+                let (plain, spelt) = (status(path), status(&spelling));
+                prop_assert!(spelt == plain || spelt == 403, "{method} {spelling}: {spelt}, {plain}");
+            }
+        }
+    }
+}
