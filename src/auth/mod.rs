@@ -85,6 +85,7 @@ pub mod https_only;
 mod layer;
 mod source;
 pub mod throttle;
+mod websocket;
 
 #[expect(unused_imports, reason = "named in the docs")]
 use crate::{Identity, rejection::Reason};

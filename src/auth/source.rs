@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use percent_encoding::percent_decode_str;
 
+use crate::auth::websocket::WebSocketProtocol;
 use crate::config::{ConfigError, literal};
 use crate::credential::{Credential, Scheme, is_token68};
 use crate::rejection::{Cause, Reason, Rejection};
@@ -99,6 +100,34 @@ impl Source {
     /// Where `cookie` panics.
     pub fn try_cookie(name: &str) -> Result<Self, ConfigError> {
         plain(name).map(|name| Self(Place::Cookie(name)))
+    }
+
+    /// The entry of `Sec-WebSocket-Protocol` that starts with this prefix, for browsers,
+    /// which can set no other field when they open a WebSocket. It is cut out of the list;
+    /// a client must offer another protocol beside it, for the server to choose.
+    ///
+    /// ```
+    /// use tollgate::auth::Source;
+    ///
+    /// // In the browser: new WebSocket(url, ["orders.v1", "key." + key])
+    /// let sources = [Source::authorization(), Source::websocket_protocol("key.")];
+    /// ```
+    ///
+    /// # Panics
+    /// If the prefix is empty, or has characters other than letters, digits, `-`, `.` and
+    /// `_`.
+    #[must_use]
+    #[track_caller]
+    pub fn websocket_protocol(prefix: &str) -> Self {
+        literal(Self::try_websocket_protocol(prefix))
+    }
+
+    /// As [`Source::websocket_protocol`], for a prefix from configuration.
+    ///
+    /// # Errors
+    /// Where `websocket_protocol` panics.
+    pub fn try_websocket_protocol(prefix: &str) -> Result<Self, ConfigError> {
+        WebSocketProtocol::new(prefix).map(Self::custom)
     }
 
     /// A place of your own.

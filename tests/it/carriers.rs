@@ -9,7 +9,7 @@ use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::{ApiKeys, AuthLayer, Rejection};
 use tower::{Layer, service_fn};
 
-use crate::support::{Answer, get, issue, keys_over, send, who, with};
+use crate::support::{Answer, clock, get, issue, keys_over, send, who, with};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -314,4 +314,51 @@ async fn preflights_pass_only_if_that_is_configured_and_their_credential_is_not_
     let mut request = get();
     *request.method_mut() = Method::OPTIONS;
     assert_eq!(send(&open, request).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_browser_s_websocket_shows_its_key_as_a_protocol() {
+    let keys = keys_over(MemoryKeys::new());
+    let key = issue(&keys, NewKey::for_owner("ann")).await;
+    let sources = [Source::authorization(), Source::websocket_protocol("key.")];
+    let door = AuthLayer::new(keys).clock(clock()).sources(sources);
+    let left = tower::service_fn(async |request: Request<()>| {
+        let left = request.headers().get_all("sec-websocket-protocol").iter();
+        let left: Vec<_> = left.map(|line| line.to_str().unwrap()).collect();
+        Ok::<_, std::convert::Infallible>(http::Response::new(Full::<bytes::Bytes>::from(
+            left.join("|"),
+        )))
+    });
+    let service = tower::Layer::layer(&door, left);
+    let ask = async |lines: &[&str]| {
+        let mut request = Request::get("/");
+        for line in lines {
+            request = request.header("sec-websocket-protocol", *line);
+        }
+        send(&service, request.body(()).unwrap()).await
+    };
+    let marked = format!("key.{key}");
+    for (lines, left) in [
+        (&["orders.v1", &marked][..], "orders.v1"),
+        (&[&format!("a, {marked} ,b")], "a, b"),
+        (&[&marked], ""),
+    ] {
+        let answer = ask(lines).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body[..]),
+            (200, left.as_bytes())
+        );
+    }
+    for (lines, code) in [
+        (&["orders.v1"][..], "credentials_missing"),
+        (&[&marked, &marked], "credentials_ambiguous"),
+        (&["key."], "request_malformed"),
+        (&["key.acme_live_x"], "credential_invalid"),
+        (&["key.a\"b"], "request_malformed"),
+    ] {
+        assert_eq!(ask(lines).await.code(), code);
+    }
+    for bad in ["", "key ", "key,", "ké"] {
+        assert!(Source::try_websocket_protocol(bad).is_err());
+    }
 }

@@ -7,24 +7,25 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-/// The example, ended with the test.
-struct Quickstart {
+/// An example that serves, ended with the test.
+struct Running {
     child: Child,
     url: String,
     keys: HashMap<String, String>,
 }
 
-impl Drop for Quickstart {
+impl Drop for Running {
     fn drop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
 
-impl Quickstart {
-    fn start() -> Self {
-        let mut child = Command::new(example("quickstart"))
+impl Running {
+    fn start(name: &str, environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(example(name))
             .env("PORT", "0")
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -35,7 +36,7 @@ impl Quickstart {
             let line = line.unwrap();
             if let Some((name, key)) = line
                 .split_once('=')
-                .filter(|(name, _)| name.ends_with("_key"))
+                .filter(|(name, _)| name.ends_with("key"))
             {
                 keys.insert(name.to_owned(), key.to_owned());
             } else if let Some(rest) = line.strip_prefix("listening on ") {
@@ -89,7 +90,7 @@ fn example(name: &str) -> PathBuf {
 
 #[test]
 fn the_quickstart_does_what_it_prints() {
-    let server = Quickstart::start();
+    let server = Running::start("quickstart", &[]);
     let key = |name: &str| Some(format!("X-API-Key: {}", server.keys[name]));
     let bearer = |name: &str| Some(format!("Authorization: Bearer {}", server.keys[name]));
     for (method, path, header, status, code) in [
@@ -153,5 +154,115 @@ fn a_key_rotates_under_load_without_a_refused_request() {
         "the old key now: 401",
     ] {
         assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+}
+
+#[test]
+fn the_hyper_example_greets_who_has_a_key() {
+    let server = Running::start("hyper", &[]);
+    let key = format!("X-API-Key: {}", server.keys["key"]);
+    assert_eq!(
+        server.curl("GET", "/", Some(key)),
+        (200, "hello ann\n".into())
+    );
+    assert_eq!(server.curl("GET", "/", None).0, 401);
+}
+
+#[cfg(feature = "tonic")]
+#[test]
+fn the_tonic_example_is_its_own_client() {
+    let server = Running::start("tonic", &[]);
+    let port = server.url.rsplit(':').next().unwrap();
+    let call = |key: Option<&str>| {
+        let client = Command::new(example("tonic"))
+            .env("PORT", port)
+            .arg("--client")
+            .args(key)
+            .output();
+        String::from_utf8(client.unwrap().stdout).unwrap()
+    };
+    assert_eq!(
+        call(Some(&server.keys["greeter_key"])),
+        "hello world, says ann\n"
+    );
+    let refused = call(Some(&server.keys["other_key"]));
+    assert!(
+        refused.starts_with("PermissionDenied ACCESS_TOKEN_SCOPE_INSUFFICIENT: "),
+        "{refused}"
+    );
+    let refused = call(None);
+    assert!(
+        refused.starts_with("Unauthenticated CREDENTIALS_MISSING: "),
+        "{refused}"
+    );
+}
+
+#[cfg(feature = "tonic")]
+#[test]
+fn one_port_serves_axum_and_tonic() {
+    let server = Running::start("one_port", &[]);
+    let key = || Some(format!("X-API-Key: {}", server.keys["key"]));
+    assert_eq!(server.curl("GET", "/", None).0, 200);
+    assert_eq!(server.curl("GET", "/me", None).0, 401);
+    assert_eq!(server.curl("GET", "/me", key()), (200, "ann".into()));
+    assert_eq!(server.curl("GET", "/else", key()).0, 403);
+    let grpc = Command::new("curl")
+        .args(["-s", "-i", "--http2-prior-knowledge", "-X", "POST"])
+        .args(["-H", "content-type: application/grpc"])
+        .arg(format!("{}/grpc.health.v1.Health/Check", server.url))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(grpc.stdout).unwrap();
+    assert!(
+        text.starts_with("HTTP/2 200") && text.contains("grpc-status: 16"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_websocket_closes_when_its_key_ends() {
+    use futures_util::StreamExt;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+    use tokio_tungstenite::tungstenite::{Error, Message};
+
+    // One that is revoked, and one that expires.
+    for (life, revoke) in [("3600", true), ("2", false)] {
+        let server = Running::start("websocket", &[("LIFE_SECONDS", life)]);
+        let url = format!("{}/ticks", server.url.replace("http", "ws"));
+        let connect = async |protocols: String| {
+            let mut request = url.as_str().into_client_request().unwrap();
+            let name = "sec-websocket-protocol";
+            request
+                .headers_mut()
+                .insert(name, protocols.parse().unwrap());
+            tokio_tungstenite::connect_async(request).await
+        };
+        let Err(Error::Http(refused)) = connect("ticks.v1".into()).await else {
+            panic!("it needs a key");
+        };
+        assert_eq!(refused.status(), 401);
+        let marked = format!("ticks.v1, key.{}", server.keys["key"]);
+        let (mut socket, response) = connect(marked).await.unwrap();
+        assert_eq!(response.headers()["sec-websocket-protocol"], "ticks.v1");
+        assert_eq!(
+            socket.next().await.unwrap().unwrap(),
+            Message::text("tick, ann")
+        );
+        if revoke {
+            assert_eq!(server.curl("DELETE", "/key", None).0, 200);
+        }
+        let close = loop {
+            if let Message::Close(close) = socket.next().await.unwrap().unwrap() {
+                break close.unwrap();
+            }
+        };
+        assert_eq!(close.code, CloseCode::Policy);
+        let reason = if revoke {
+            "the key was revoked"
+        } else {
+            "the key has expired"
+        };
+        assert_eq!(close.reason.as_str(), reason);
     }
 }

@@ -12,6 +12,7 @@ mod grpc;
 mod headers;
 mod key_format;
 mod keys;
+mod lapse;
 mod leaks;
 mod lifecycle;
 mod on_axum;
