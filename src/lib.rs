@@ -24,6 +24,8 @@ mod sync;
 mod timeout;
 
 // Sources of truth.
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub mod jwks;
 pub mod keys;
 
 // Gates.

@@ -1,0 +1,21 @@
+//! Keys that tokens are verified with: [`KeySet`], out of a JWK Set, a PEM or a secret;
+//! [`RemoteKeys`], out of the URL of an issuer.
+//!
+//! One key is for one algorithm: the `alg` that it names or, if it names none, the first of
+//! the issuer's algorithms that fits its type. What a token says about itself decides
+//! nothing: it picks among the keys of its issuer, by `kid`, and must be of their algorithm.
+
+mod algorithm;
+mod keyring;
+mod material;
+mod ring;
+mod set;
+mod verifier;
+
+pub use algorithm::Algorithm;
+pub use set::{KeySet, UnusableKey};
+pub use verifier::Backend;
+
+pub(crate) use keyring::{Current, Keyring};
+pub(crate) use ring::{Ring, Verdict};
+pub(crate) use set::MOST_KID;
