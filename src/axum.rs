@@ -10,13 +10,14 @@ use axum::extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts, Ori
 use axum::response::IntoResponse;
 use http::request::Parts;
 use http::{Extensions, Response, Uri};
+use serde::de::DeserializeOwned;
 
 use crate::auth::with_query;
 use crate::body::Body;
 use crate::context::{Anonymous, caller};
 use crate::grpc::Dialect;
 use crate::identity::Identity;
-use crate::rejection::Rejection;
+use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
 
 impl<S: Sync> FromRequestParts<S> for Identity {
@@ -38,6 +39,54 @@ impl<S: Sync> OptionalFromRequestParts<S> for Identity {
             Err(_) if parts.extensions.get::<Anonymous>().is_some() => Ok(None),
             Err(rejection) => Err(rejection.spoken(Dialect::of(parts))),
         }
+    }
+}
+
+/// The claims of the caller's token, as a type of yours: an extractor, where
+/// [`Identity::claims`] is a method.
+///
+/// Refuses a caller that has shown a key, or a token with other claims, with 403. With
+/// `Option<Claims<C>>` these are `None`, and so is an anonymous one.
+///
+/// ```
+/// use serde::Deserialize;
+/// use tollgate::Claims;
+///
+/// #[derive(Deserialize)]
+/// struct Profile {
+///     email: String,
+/// }
+///
+/// async fn whoami(Claims(profile): Claims<Profile>) -> String {
+///     profile.email
+/// }
+/// # axum::Router::<()>::new().route("/", axum::routing::get(whoami));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "an extractor is taken apart")]
+pub struct Claims<C>(pub C);
+
+impl<S: Sync, C: DeserializeOwned> FromRequestParts<S> for Claims<C> {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
+        let identity = <Identity as FromRequestParts<S>>::from_request_parts(parts, state).await?;
+        identity.claims().map(Self).map_err(|_| {
+            let other = Rejection::new(Reason::Forbidden, Cause::ClaimsMissing);
+            other.spoken(Dialect::of(parts))
+        })
+    }
+}
+
+impl<S: Sync, C: DeserializeOwned> OptionalFromRequestParts<S> for Claims<C> {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Rejection> {
+        let identity =
+            <Identity as OptionalFromRequestParts<S>>::from_request_parts(parts, state).await?;
+        Ok(identity
+            .and_then(|identity| identity.claims().ok())
+            .map(Self))
     }
 }
 

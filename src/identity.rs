@@ -5,6 +5,8 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, LazyLock, Weak};
 
+use serde::de::DeserializeOwned;
+
 use crate::clock::Timestamp;
 use crate::credential::Scheme;
 use crate::lapse::{self, Lapse, Watch};
@@ -41,6 +43,9 @@ struct Inner {
     metadata: BTreeMap<String, String>,
     restrictions: Option<Restrictions>,
     watch: Option<Weak<dyn Watch>>,
+    client_id: Option<Box<str>>,
+    claims: Option<Box<[u8]>>,
+    certificate: Option<[u8; 32]>,
 }
 
 impl Identity {
@@ -49,7 +54,7 @@ impl Identity {
     /// For implementations of [`Authenticate`](crate::auth::Authenticate). The
     /// source names who vouches for the subject, for instance an issuer, and
     /// keeps subjects of different sources apart.
-    pub fn builder(source: impl Into<Box<str>>, subject: impl Into<Box<str>>) -> IdentityBuilder {
+    pub fn builder(source: impl Into<Arc<str>>, subject: impl Into<Box<str>>) -> IdentityBuilder {
         IdentityBuilder {
             source: source.into(),
             tenant: None,
@@ -63,6 +68,32 @@ impl Identity {
             metadata: BTreeMap::new(),
             restrictions: None,
             watch: None,
+            client_id: None,
+            claims: None,
+            certificate: None,
+        }
+    }
+
+    /// Starts another identity that is like this one, for hooks that know more.
+    pub fn to_builder(&self) -> IdentityBuilder {
+        let inner = &*self.inner;
+        let principal = inner.principal.clone();
+        IdentityBuilder {
+            source: principal.source,
+            tenant: principal.tenant,
+            subject: principal.subject,
+            kind: inner.kind,
+            scopes: inner.scopes.clone(),
+            roles: inner.roles.to_vec(),
+            plan: inner.plan.clone(),
+            credential_id: inner.credential_id.clone(),
+            expires_at: inner.expires_at,
+            metadata: inner.metadata.clone(),
+            restrictions: inner.restrictions.clone(),
+            watch: inner.watch.clone(),
+            client_id: inner.client_id.clone(),
+            claims: inner.claims.clone(),
+            certificate: inner.certificate,
         }
     }
 
@@ -128,6 +159,32 @@ impl Identity {
     #[must_use]
     pub fn plan(&self) -> Option<&str> {
         self.inner.plan.as_deref()
+    }
+
+    /// The OAuth client that the token was issued to. None for keys.
+    #[must_use]
+    pub fn client_id(&self) -> Option<&str> {
+        self.inner.client_id.as_deref()
+    }
+
+    /// The claims of the token, as a type of yours. They are those that the issuer has
+    /// signed; they are read each time that this is called.
+    ///
+    /// # Errors
+    /// If the caller showed a key and not a token, or the claims are not of that type.
+    pub fn claims<C: DeserializeOwned>(&self) -> Result<C, InvalidClaims> {
+        let claims = self
+            .inner
+            .claims
+            .as_ref()
+            .ok_or(InvalidClaims { is_missing: true })?;
+        serde_json::from_slice(claims).map_err(|_| InvalidClaims { is_missing: false })
+    }
+
+    /// The SHA-256 of the certificate that the caller must have, if the token is bound
+    /// to one (RFC 8705 §3).
+    pub(crate) fn certificate(&self) -> Option<&[u8; 32]> {
+        self.inner.certificate.as_ref()
     }
 
     /// The public id of the credential that was shown: fit for logs.
@@ -223,6 +280,25 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// There are no claims, or none of that type: see [`Identity::claims`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct InvalidClaims {
+    is_missing: bool,
+}
+
+impl fmt::Display for InvalidClaims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_missing {
+            "the caller did not show a token"
+        } else {
+            "the claims of the token are not of that type"
+        })
+    }
+}
+
+impl std::error::Error for InvalidClaims {}
+
 /// On whose behalf the request is made.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
@@ -241,13 +317,13 @@ pub enum Kind {
 #[derive(Clone, Eq, PartialEq)]
 pub struct Principal {
     hash: u64,
-    source: Box<str>,
+    source: Arc<str>,
     tenant: Option<Box<str>>,
     subject: Box<str>,
 }
 
 impl Principal {
-    fn new(source: Box<str>, tenant: Option<Box<str>>, subject: Box<str>) -> Self {
+    fn new(source: Arc<str>, tenant: Option<Box<str>>, subject: Box<str>) -> Self {
         // A seed, not a setting: equal principals must hash alike wherever they
         // were resolved, and callers must not be able to choose collisions.
         static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -299,7 +375,7 @@ impl fmt::Debug for Principal {
 #[derive(Clone)]
 #[must_use]
 pub struct IdentityBuilder {
-    source: Box<str>,
+    source: Arc<str>,
     tenant: Option<Box<str>>,
     subject: Box<str>,
     kind: Kind,
@@ -311,6 +387,9 @@ pub struct IdentityBuilder {
     metadata: BTreeMap<String, String>,
     restrictions: Option<Restrictions>,
     watch: Option<Weak<dyn Watch>>,
+    client_id: Option<Box<str>>,
+    claims: Option<Box<[u8]>>,
+    certificate: Option<[u8; 32]>,
 }
 
 impl fmt::Debug for IdentityBuilder {
@@ -381,6 +460,25 @@ impl IdentityBuilder {
         self
     }
 
+    /// Sets the OAuth client that the token was issued to.
+    pub fn client_id(mut self, id: impl Into<Box<str>>) -> Self {
+        self.client_id = Some(id.into());
+        self
+    }
+
+    /// Sets the claims of the token: an object of JSON.
+    pub fn claims(mut self, json: impl Into<Box<[u8]>>) -> Self {
+        self.claims = Some(json.into());
+        self
+    }
+
+    /// Binds the token to the certificate with this SHA-256: the door that it is shown at
+    /// looks for a [`ClientCertificate`](crate::auth::ClientCertificate).
+    pub fn bound_to_certificate(mut self, digest: [u8; 32]) -> Self {
+        self.certificate = Some(digest);
+        self
+    }
+
     pub(crate) fn watch(mut self, watch: Weak<dyn Watch>) -> Self {
         self.watch = Some(watch);
         self
@@ -401,6 +499,9 @@ impl IdentityBuilder {
                 metadata: self.metadata,
                 restrictions: self.restrictions,
                 watch: self.watch,
+                client_id: self.client_id,
+                claims: self.claims,
+                certificate: self.certificate,
             }),
             scheme: None,
             judged_at: Timestamp::EPOCH,

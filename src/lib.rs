@@ -17,6 +17,8 @@ pub mod body;
 mod context;
 mod gate;
 mod grpc;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+mod json;
 pub mod lapse;
 pub mod pending;
 pub mod respond;
@@ -42,7 +44,11 @@ pub mod testing;
 pub mod tonic;
 
 pub use auth::AuthLayer;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub use auth::jwt::Jwt;
 pub use authorize::{RequireLayer, role, scope};
+#[cfg(feature = "axum")]
+pub use axum::Claims;
 pub use config::ConfigError;
 pub use gate::{Gate, ResponseFuture};
 pub use identity::Identity;

@@ -35,6 +35,17 @@
 //! Status 401: The credential was good until it was sent over plain HTTP, where anybody on the
 //! way can read it. Ask for another one, and find out what sent it.
 //!
+//! ## token_invalid
+//! Status 401: The access token is not good: malformed, of another issuer or for another
+//! audience, signed by nobody that is known here, or revoked. Ask for another one.
+//!
+//! ## token_expired
+//! Status 401: The access token was good, and its time is over. Ask for another one.
+//!
+//! ## token_binding_failed
+//! Status 401: The access token may only be used with the certificate or the key that it was
+//! issued for (RFC 8705, RFC 9449), and the request does not prove that.
+//!
 //! ## too_many_failures
 //! Status 429: Too many credentials from your network were wrong. Try again after the
 //! `Retry-After` field. The `type` is the one that is registered for this.

@@ -310,6 +310,25 @@ reasons! {
         detail: "The credential was ended because it was sent over an insecure connection.",
         challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "API_KEY_REVOKED",
     }
+    /// The token is not one of ours, or not good: which check failed is not told.
+    TokenInvalid {
+        status: UNAUTHORIZED, code: "token_invalid",
+        detail: "The access token is invalid.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "JWT_TOKEN_INVALID",
+    }
+    /// The token is right, but its time is over.
+    TokenExpired {
+        status: UNAUTHORIZED, code: "token_expired",
+        detail: "The access token expired.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "ACCESS_TOKEN_EXPIRED",
+    }
+    /// The token is bound to a certificate or a key that the caller has not proved to
+    /// have (RFC 8705 §3).
+    TokenBindingFailed {
+        status: UNAUTHORIZED, code: "token_binding_failed",
+        detail: "The access token is bound to another sender.",
+        challenge: Some("invalid_token"), grpc: Unauthenticated, reason: "TOKEN_BINDING_FAILED",
+    }
     /// Too many credentials from the client's network failed.
     TooManyFailures {
         status: TOO_MANY_REQUESTS, code: "too_many_failures",
@@ -356,6 +375,16 @@ reasons! {
 }
 
 impl Reason {
+    /// The `error_description` of the challenge (RFC 6750 §3), where there is one.
+    #[must_use]
+    pub const fn challenge_description(self) -> Option<&'static str> {
+        match self {
+            Self::TokenInvalid => Some("The access token is invalid"),
+            Self::TokenExpired => Some("The access token expired"),
+            _ => None,
+        }
+    }
+
     /// The registered type of the problem, where there is one: an absolute URI.
     #[must_use]
     pub const fn registered_type(self) -> Option<&'static str> {
@@ -419,7 +448,10 @@ impl Cause {
     /// Whether somebody tried a secret and it was wrong, as one who guesses does.
     #[must_use]
     pub const fn is_failed_proof(self) -> bool {
-        matches!(self, Self::KeyUnknown | Self::KeySecret)
+        matches!(
+            self,
+            Self::KeyUnknown | Self::KeySecret | Self::TokenSignature
+        )
     }
 }
 
@@ -464,6 +496,42 @@ causes! {
     KeyRevoked = "key_revoked",
     /// The key was ended because it was sent in clear.
     KeyExposed = "key_exposed",
+    /// The token does not have three segments, or one is not base64url.
+    TokenStructure = "token_structure",
+    /// The header of the token is not one, or asks for what is not supported.
+    TokenHeader = "token_header",
+    /// The algorithm of the token is not accepted from its issuer.
+    TokenAlgorithm = "token_algorithm",
+    /// The token is of another type.
+    TokenType = "token_type",
+    /// No key is for the token.
+    TokenKeyUnknown = "token_key_unknown",
+    /// The signature of the token is wrong.
+    TokenSignature = "token_signature",
+    /// The claims of the token are no claims, or one is missing.
+    TokenClaims = "token_claims",
+    /// The token is of an unknown issuer.
+    TokenIssuer = "token_issuer",
+    /// The token is for somebody else.
+    TokenAudience = "token_audience",
+    /// The token is not good yet, or from the future.
+    TokenNotYetValid = "token_not_yet_valid",
+    /// The token is older than it may be, or good for longer.
+    TokenTooOld = "token_too_old",
+    /// The token expired.
+    TokenExpired = "token_expired",
+    /// The token was revoked, says a hook.
+    TokenRevoked = "token_revoked",
+    /// The token is bound to another certificate or key.
+    TokenBinding = "token_binding",
+    /// The handler needs claims that the caller's credential does not have.
+    ClaimsMissing = "claims_missing",
+    /// There are no keys of the issuer to verify the token with.
+    KeysUnavailable = "keys_unavailable",
+    /// A hook that knows more of the subject refused.
+    SubjectDenied = "subject_denied",
+    /// A hook that knows more of the subject could not be asked.
+    SubjectUnavailable = "subject_unavailable",
     /// The client, the method or the referrer is not one that the key is for.
     Restricted = "restricted",
     /// The store did not answer, or answered with an error.

@@ -333,6 +333,9 @@ impl Voice {
             let mut line = format!("{} realm=\"{}\"", scheme.as_str(), settings.realm);
             if let Some(error) = error {
                 line += &format!(", error=\"{error}\"");
+                if let Some(description) = reason.challenge_description() {
+                    line += &format!(", error_description=\"{description}\"");
+                }
             }
             if let Some(scopes) = scopes
                 && (error.is_some() || scheme == Scheme::Bearer)

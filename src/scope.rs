@@ -55,6 +55,18 @@ impl ScopeSet {
         Ok(Self(text.into()))
     }
 
+    /// The set of a text that has nothing but scopes in it, with single spaces between.
+    #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+    pub(crate) fn of_text(text: String) -> Self {
+        let mut seen = HashSet::new();
+        if text.split(' ').all(|scope| seen.insert(scope)) {
+            return Self(text.into());
+        }
+        seen.clear();
+        let once: Vec<_> = text.split(' ').filter(|scope| seen.insert(scope)).collect();
+        Self(once.join(" ").into())
+    }
+
     /// Whether exactly this scope is in the set.
     #[must_use]
     pub fn contains(&self, scope: &str) -> bool {

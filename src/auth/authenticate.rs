@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::clock::Timestamp;
-use crate::credential::Credential;
+use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
 use crate::pending::Pending;
 use crate::rejection::Rejection;
@@ -20,6 +20,12 @@ pub trait Authenticate: Send + Sync + 'static {
 
     /// Whether a text that was found in a URI is one of mine, by its shape.
     fn claims(&self, text: &[u8]) -> bool;
+
+    /// The schemes that its credentials are shown in: challenges name those of the door's
+    /// authenticators. All, unless said otherwise.
+    fn schemes(&self) -> &[Scheme] {
+        &Scheme::ALL
+    }
 
     /// Asks this one first, and `other` about what this one does not claim.
     fn or<O: Authenticate>(self, other: O) -> Or<Self, O>
@@ -68,5 +74,13 @@ impl<A: Authenticate, B: Authenticate> Authenticate for Or<A, B> {
 
     fn claims(&self, text: &[u8]) -> bool {
         self.first.claims(text) || self.second.claims(text)
+    }
+
+    fn schemes(&self) -> &[Scheme] {
+        match (self.first.schemes(), self.second.schemes()) {
+            (first, second) if first == second => first,
+            // There are two.
+            _ => &Scheme::ALL,
+        }
     }
 }

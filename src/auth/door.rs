@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::auth::authenticate::{Answer, Authenticate};
+use crate::auth::certificate::is_proved;
 use crate::auth::source::{Source, TakeRules, take_one};
 use crate::auth::throttle::Reservation;
 use crate::body::Body;
@@ -190,6 +191,11 @@ impl<A: Authenticate> Check for Auth<A> {
             parts.extensions.insert(Anonymous { preflight });
             return Ok(stamp);
         };
+        if !is_proved(&identity, &parts.extensions) {
+            let mut rejection = Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding);
+            rejection.scheme = identity.scheme;
+            return Err(rejection.with_request_id(stamp.request_id));
+        }
         if let Some(restrictions) = identity.restrictions()
             && !restrictions.admit(door.clients.address(parts), parts)
         {

@@ -55,7 +55,7 @@ use crate::auth::authenticate::Authenticate;
 use crate::auth::failures::Failures;
 use crate::auth::source::{Source, TakeRules, take_one};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::credential::Credential;
+use crate::credential::{Credential, Scheme};
 use crate::gate::{Check, Gate};
 use crate::keys::{ApiKeys, KeyStore};
 use crate::limit::gcra::Rate;
@@ -299,6 +299,7 @@ impl Rule {
             keep: false,
             max_len: 256,
             ignored_schemes: Vec::new(),
+            schemes: Scheme::ALL.into(),
         };
         let claims = |text: &[u8]| (burn.claims)(text);
         let Ok(Some((credential, _))) = take_one(parts, &burn.sources, &rules, claims) else {

@@ -9,6 +9,7 @@ use tower_layer::Layer;
 
 use crate::auth::authenticate::Authenticate;
 use crate::auth::door::{Auth, Door};
+use crate::auth::resource::ProtectedResource;
 use crate::auth::source::{Source, TakeRules};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, literal};
@@ -28,8 +29,14 @@ impl<A: Authenticate> AuthLayer<A> {
     /// the holders of keys.
     ///
     /// Credentials are read from `Authorization` (`Bearer` or `ApiKey`) and from
-    /// `X-API-Key`.
+    /// `X-API-Key`; where only tokens are accepted, from `Authorization: Bearer`.
     pub fn new(authenticate: A) -> Self {
+        let schemes = authenticate.schemes().to_vec();
+        let sources = if schemes.contains(&Scheme::ApiKey) {
+            Source::defaults()
+        } else {
+            vec![Source::authorization()]
+        };
         let door = Door {
             authenticate: Arc::new(authenticate),
             sources: Vec::new(),
@@ -38,6 +45,7 @@ impl<A: Authenticate> AuthLayer<A> {
                 keep: false,
                 max_len: 8 * 1024,
                 ignored_schemes: Vec::new(),
+                schemes,
             },
             optional: false,
             allow_preflight: false,
@@ -51,7 +59,7 @@ impl<A: Authenticate> AuthLayer<A> {
         Self {
             door: Arc::new(door),
         }
-        .sources(Source::defaults())
+        .sources(sources)
     }
 
     /// Sets where credentials may stand, in the order in which they are looked for. A
@@ -67,11 +75,11 @@ impl<A: Authenticate> AuthLayer<A> {
         self.set(|door| {
             door.sources = sources;
             door.varies_by = door.sources.iter().map(Source::varies_by).collect();
-            let schemes = if door.sources.iter().any(Source::is_authorization) {
-                Scheme::ALL.into()
-            } else {
-                vec![Scheme::ApiKey]
-            };
+            let mut schemes = door.rules.schemes.clone();
+            let is_in_authorization = door.sources.iter().any(Source::is_authorization);
+            if !is_in_authorization && schemes.contains(&Scheme::ApiKey) {
+                schemes = vec![Scheme::ApiKey];
+            }
             door.voice.set(|settings| settings.schemes = schemes);
         })
     }
@@ -200,6 +208,17 @@ impl<A: Authenticate> AuthLayer<A> {
             door.voice
                 .set(|settings| settings.resource_metadata = Some(url))
         }))
+    }
+
+    /// As [`AuthLayer::resource_metadata`], for a resource whose metadata is served
+    /// beside the API.
+    #[must_use]
+    pub fn protected_resource(self, resource: &ProtectedResource) -> Self {
+        let url = resource.url().into();
+        self.set(|door| {
+            door.voice
+                .set(|settings| settings.resource_metadata = Some(url))
+        })
     }
 
     /// Sets what the `type` of a problem document starts with; the code follows it. It

@@ -79,10 +79,14 @@
 
 mod api_key;
 mod authenticate;
+mod certificate;
 mod door;
 mod failures;
 pub mod https_only;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub mod jwt;
 mod layer;
+pub mod resource;
 mod source;
 pub mod throttle;
 mod websocket;
@@ -91,10 +95,13 @@ mod websocket;
 use crate::{Identity, rejection::Reason};
 
 pub use authenticate::{Answer, Authenticate, Or};
+pub use certificate::ClientCertificate;
 pub use door::Auth;
 #[doc(inline)]
 pub use https_only::{HttpsOnlyLayer, Transport};
 pub use layer::AuthLayer;
+#[doc(inline)]
+pub use resource::ProtectedResource;
 pub use source::{CredentialSource, Source};
 #[doc(inline)]
 pub use throttle::ThrottleLayer;

@@ -192,6 +192,8 @@ pub(crate) struct TakeRules {
     pub(crate) keep: bool,
     pub(crate) max_len: usize,
     pub(crate) ignored_schemes: Vec<Box<str>>,
+    /// Those that are accepted in `Authorization`.
+    pub(crate) schemes: Vec<Scheme>,
 }
 
 /// The one credential of a request, and the index of its source.
@@ -256,7 +258,8 @@ fn take_authorization(
         .iter()
         .position(|byte| matches!(byte, b' ' | b'\t' | b','));
     let (scheme, rest) = text.split_at(end.unwrap_or(text.len()));
-    let Some(scheme) = known_scheme(scheme) else {
+    let accepted = known_scheme(scheme).filter(|scheme| rules.schemes.contains(scheme));
+    let Some(scheme) = accepted else {
         if scheme.is_empty() {
             return Err(malformed(Cause::EmptyCarrier, Scheme::Bearer));
         }

@@ -7,15 +7,18 @@
 
 mod algorithm;
 mod keyring;
+mod keys;
 mod material;
 mod ring;
 mod set;
 mod verifier;
 
 pub use algorithm::Algorithm;
+pub use keys::Keys;
 pub use set::{KeySet, UnusableKey};
 pub use verifier::Backend;
 
-pub(crate) use keyring::{Current, Keyring};
+pub(crate) use keyring::Keyring;
+pub(crate) use keys::Origin;
 pub(crate) use ring::{Ring, Verdict};
 pub(crate) use set::MOST_KID;

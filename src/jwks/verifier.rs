@@ -155,7 +155,6 @@ mod aws_lc {
 
 #[cfg(feature = "jwt-rust-crypto")]
 mod rust_crypto {
-    use p256::ecdsa::signature::Verifier as _;
     use rsa::{BoxedUint, PublicKey, pkcs1v15, pss};
     use sha2::{Sha256, Sha384, Sha512};
 

@@ -2,6 +2,10 @@
 //! every route has a rule.
 
 mod conformance;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+mod issuer;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+mod signer;
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +14,8 @@ use crate::authorize::Rules;
 use crate::keys::{ApiKeys, KeyRecord, NewKey, Peppers};
 
 pub use conformance::key_store_conforms;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub use issuer::{TestIssuer, TokenBuilder};
 
 /// Asserts that there is a rule for each of these routes, be it that it is public.
 ///

@@ -1,0 +1,227 @@
+//! What a token claims: the members that decide, read in one pass.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::clock::Timestamp;
+use crate::json::{KEEP, Members, Object, SKIP, Text, Value, read_object};
+use crate::scope::is_scope;
+
+/// The claims that decide about a token, and those that say who it is about.
+#[derive(Default)]
+pub(super) struct Claims<'t> {
+    pub(super) issuer: Option<Cow<'t, str>>,
+    pub(super) subject: Option<Cow<'t, str>>,
+    pub(super) audiences: Audiences<'t>,
+    pub(super) times: Times,
+    pub(super) id: Option<Cow<'t, str>>,
+    pub(super) client_id: Option<Cow<'t, str>>,
+    /// `azp`, which some issuers have in place of `client_id`.
+    pub(super) authorized_party: Option<Cow<'t, str>>,
+    pub(super) binding: Option<Binding>,
+    /// Scopes, delimited by spaces: those that RFC 6749 §3.3 knows as such.
+    pub(super) scopes: String,
+    /// It is a token of another kind: an ID token or a security event.
+    pub(super) is_of_another_kind: bool,
+}
+
+impl<'t> Claims<'t> {
+    /// Reads a payload. `scope_claims` names the members that hold scopes.
+    pub(super) fn read(
+        text: &'t str,
+        scope_claims: &[Box<str>],
+    ) -> Result<Self, serde_json::Error> {
+        let reader = Reader {
+            claims: Self::default(),
+            scope_claims,
+        };
+        read_object(text, reader).map(|reader| reader.claims)
+    }
+}
+
+/// When a token is good.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Times {
+    pub(super) expires: Option<Timestamp>,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) issued: Option<Timestamp>,
+}
+
+/// Whom a token is for (RFC 7519 §4.1.3): one, or several.
+#[derive(Default)]
+pub(super) enum Audiences<'t> {
+    #[default]
+    None,
+    One(Cow<'t, str>),
+    Many(Vec<Cow<'t, str>>),
+}
+
+impl Audiences<'_> {
+    pub(super) fn any(&self, is_ours: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(audience) => is_ours(audience),
+            Self::Many(all) => all.iter().any(|audience| is_ours(audience)),
+        }
+    }
+}
+
+/// What the holder of a token must prove beside it (RFC 7800 §3.1, `cnf`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Binding {
+    /// The digest of their certificate (RFC 8705 §3.1).
+    Certificate([u8; 32]),
+    /// Something that is not supported.
+    Other,
+}
+
+struct Reader<'t, 'c> {
+    claims: Claims<'t>,
+    scope_claims: &'c [Box<str>],
+}
+
+impl<'t> Members<'t> for Reader<'t, '_> {
+    fn member<A: MapAccess<'t>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        let claims = &mut self.claims;
+        let text = |map: &mut A| map.next_value::<Text<'t>>().map(|Text(text)| Some(text));
+        let date = |map: &mut A| {
+            map.next_value::<NumericDate>()
+                .map(|NumericDate(date)| Some(date))
+        };
+        match name {
+            "iss" => claims.issuer = text(map)?,
+            "sub" => claims.subject = text(map)?,
+            "jti" => claims.id = text(map)?,
+            "client_id" => claims.client_id = text(map)?,
+            "exp" => claims.times.expires = date(map)?,
+            "nbf" => claims.times.not_before = date(map)?,
+            "iat" => claims.times.issued = date(map)?,
+            "aud" => {
+                claims.audiences = match map.next_value_seed(KEEP)? {
+                    Value::Text(one) => Audiences::One(one),
+                    Value::List {
+                        strings,
+                        only_strings: true,
+                    } => Audiences::Many(strings),
+                    _ => return Err(A::Error::custom("aud is a string or an array of strings")),
+                }
+            }
+            "cnf" => {
+                let binding = map.next_value_seed(Object(BindingReader::default()))?;
+                claims.binding = Some(binding.binding());
+            }
+            // A token of OpenID Connect for its client, or a security event (RFC 8417):
+            // signed by the same keys, and no right to anything.
+            "at_hash" | "c_hash" | "events" => {
+                claims.is_of_another_kind = true;
+                map.next_value_seed(SKIP)?;
+            }
+            // Not registered, so what it holds is for the issuer to say.
+            "azp" => {
+                if let Value::Text(party) = map.next_value_seed(KEEP)? {
+                    claims.authorized_party = Some(party);
+                }
+            }
+            _ if self.scope_claims.iter().any(|claim| **claim == *name) => {
+                match map.next_value_seed(KEEP)? {
+                    Value::Text(text) => add_scopes(&mut claims.scopes, text.split(' ')),
+                    Value::List { strings, .. } => {
+                        add_scopes(&mut claims.scopes, strings.iter().map(AsRef::as_ref));
+                    }
+                    Value::Other => {}
+                }
+            }
+            _ => drop(map.next_value_seed(SKIP)?),
+        }
+        Ok(())
+    }
+}
+
+/// Adds those that are scopes by RFC 6749 §3.3.
+fn add_scopes<'s>(scopes: &mut String, words: impl Iterator<Item = &'s str> + Clone) {
+    let words = words.filter(|word| is_scope(word));
+    let len: usize = words.clone().map(|word| word.len() + 1).sum();
+    scopes.reserve_exact(len.saturating_sub(usize::from(scopes.is_empty())));
+    for word in words {
+        if !scopes.is_empty() {
+            scopes.push(' ');
+        }
+        scopes.push_str(word);
+    }
+}
+
+/// Reads `cnf`: what a token is bound to may be unknown; that it is bound is not.
+#[derive(Default)]
+struct BindingReader<'t> {
+    certificate: Option<Cow<'t, str>>,
+    others: bool,
+}
+
+impl<'t> Members<'t> for BindingReader<'t> {
+    fn member<A: MapAccess<'t>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match (name, map.next_value_seed(KEEP)?) {
+            ("x5t#S256", Value::Text(digest)) => self.certificate = Some(digest),
+            _ => self.others = true,
+        }
+        Ok(())
+    }
+}
+
+impl BindingReader<'_> {
+    fn binding(&self) -> Binding {
+        let mut digest = [0; 32];
+        let certificate = self.certificate.as_deref().filter(|_| !self.others);
+        match certificate.map(|text| URL_SAFE_NO_PAD.decode_slice(text, &mut digest)) {
+            Some(Ok(32)) => Binding::Certificate(digest),
+            _ => Binding::Other,
+        }
+    }
+}
+
+/// `NumericDate` of RFC 7519 §2: seconds since the Unix epoch, with or without a
+/// fraction. What lies before 1970 or after 2554 is none.
+struct NumericDate(Timestamp);
+
+impl<'de> Deserialize<'de> for NumericDate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DateVisitor;
+        impl Visitor<'_> for DateVisitor {
+            type Value = NumericDate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of seconds since 1970")
+            }
+
+            fn visit_u64<E: Error>(self, seconds: u64) -> Result<NumericDate, E> {
+                if seconds > LAST_SECOND {
+                    return Err(E::custom("a date after 2554"));
+                }
+                Ok(NumericDate(Timestamp::from_unix_seconds(seconds)))
+            }
+
+            fn visit_i64<E: Error>(self, _: i64) -> Result<NumericDate, E> {
+                Err(E::custom("a date before 1970"))
+            }
+
+            fn visit_f64<E: Error>(self, seconds: f64) -> Result<NumericDate, E> {
+                // Also false for what is not a number.
+                if !(seconds.is_sign_positive() && seconds <= LAST_SECOND as f64) {
+                    return Err(E::custom("a date before 1970 or after 2554"));
+                }
+                let date = Duration::try_from_secs_f64(seconds).map_err(E::custom)?;
+                Ok(NumericDate(Timestamp::EPOCH.saturating_add(date)))
+            }
+        }
+        // Numbers only, whatever features of serde_json others have turned on.
+        deserializer.deserialize_f64(DateVisitor)
+    }
+}
+
+/// The last whole second that a [`Timestamp`] can tell, in 2554.
+const LAST_SECOND: u64 = Timestamp::MAX.unix_seconds();

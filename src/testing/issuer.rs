@@ -1,0 +1,260 @@
+//! [`TestIssuer`]: an authority in this process, that signs tokens for tests.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::jwks::{Algorithm, KeySet};
+use crate::testing::signer::Signer;
+
+/// An issuer of tokens with keys of its own: for tests of what stands behind
+/// [`Jwt`](crate::auth::jwt::Jwt), and for trying it out. Clones are the same issuer.
+///
+/// ```
+/// use tollgate::auth::jwt::Jwt;
+/// use tollgate::testing::TestIssuer;
+///
+/// let authority = TestIssuer::new("https://id.example.com/");
+/// let jwt = Jwt::issuer(authority.url())
+///     .audience("https://api.example.com")
+///     .keys(authority.keys())
+///     .build()?;
+/// let token = authority
+///     .token("ann")
+///     .audience("https://api.example.com")
+///     .scopes(["orders:read"])
+///     .sign();
+/// assert_eq!(token.split('.').count(), 3);
+/// # Ok::<(), tollgate::ConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct TestIssuer {
+    state: Arc<Mutex<State>>,
+    url: Arc<str>,
+    clock: Arc<dyn Clock>,
+}
+
+struct State {
+    algorithm: Algorithm,
+    /// The last one signs.
+    keys: Vec<(String, Arc<Signer>)>,
+    made: usize,
+}
+
+impl TestIssuer {
+    /// An issuer of that name, with one key for ES256.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self::with_algorithm(url, Algorithm::Es256)
+    }
+
+    /// An issuer with one key for that algorithm: ES256, EdDSA, HS256 or, with the
+    /// feature `jwt`, RS256.
+    ///
+    /// # Panics
+    /// If it is another one.
+    #[must_use]
+    #[track_caller]
+    pub fn with_algorithm(url: &str, algorithm: Algorithm) -> Self {
+        let state = State {
+            algorithm,
+            keys: Vec::new(),
+            made: 0,
+        };
+        let issuer = Self {
+            state: Arc::new(Mutex::new(state)),
+            url: url.into(),
+            clock: Arc::new(SystemClock),
+        };
+        issuer.rotate();
+        issuer
+    }
+
+    /// Sets the clock that tokens are dated by.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Its `iss`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Makes another key, which signs from now on. The others stay in the set.
+    ///
+    /// # Panics
+    /// If there is no randomness.
+    #[track_caller]
+    pub fn rotate(&self) {
+        let mut state = self.state();
+        let signer = Signer::generate(state.algorithm);
+        state.made += 1;
+        let kid = format!("key-{}", state.made);
+        state.keys.push((kid, Arc::new(signer)));
+    }
+
+    /// Takes all keys out of the set but the one that signs.
+    pub fn withdraw_old(&self) {
+        let mut state = self.state();
+        let all = state.keys.len();
+        state.keys.drain(..all.saturating_sub(1));
+    }
+
+    /// The JWK Set, as it would be served. The secret of HS256 is in no set.
+    #[must_use]
+    pub fn jwks(&self) -> String {
+        let state = self.state();
+        let keys = state.keys.iter().filter_map(|(kid, signer)| {
+            let mut jwk = signer.public_jwk()?;
+            jwk["kid"] = json!(kid);
+            jwk["alg"] = json!(state.algorithm.as_str());
+            jwk["use"] = json!("sig");
+            Some(jwk)
+        });
+        json!({ "keys": keys.collect::<Vec<_>>() }).to_string()
+    }
+
+    /// The keys as they are now, for an issuer that is asked nothing later.
+    ///
+    /// # Panics
+    /// Never: it has made them.
+    #[must_use]
+    pub fn keys(&self) -> KeySet {
+        let state = self.state();
+        if let Some((kid, signer)) = state.keys.last()
+            && let Some(secret) = signer.secret()
+        {
+            let keys = KeySet::from_secret(state.algorithm, secret);
+            return keys.expect("the secret is long enough").kid(kid);
+        }
+        drop(state);
+        KeySet::from_jwks(self.jwks()).expect("the keys are good")
+    }
+
+    /// Starts a token about that subject: issued now, and good for 5 minutes.
+    #[must_use]
+    pub fn token(&self, subject: &str) -> TokenBuilder {
+        let state = self.state();
+        let (kid, signer) = state.keys.last().expect("there is always one");
+        let now = self.clock.now();
+        let mut header = Map::new();
+        header.insert("typ".into(), json!("at+jwt"));
+        header.insert("alg".into(), json!(state.algorithm.as_str()));
+        header.insert("kid".into(), json!(kid));
+        let builder = TokenBuilder {
+            header,
+            claims: Map::new(),
+            signer: Arc::clone(signer),
+            now,
+        };
+        builder
+            .claim("iss", &*self.url)
+            .claim("sub", subject)
+            .claim("iat", now.unix_seconds())
+            .expires_in(Duration::from_secs(300))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for TestIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestIssuer")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token that is being made: see [`TestIssuer::token`].
+#[must_use]
+pub struct TokenBuilder {
+    header: Map<String, Value>,
+    claims: Map<String, Value>,
+    signer: Arc<Signer>,
+    now: Timestamp,
+}
+
+impl TokenBuilder {
+    /// Sets `aud`.
+    pub fn audience(self, audience: &str) -> Self {
+        self.claim("aud", audience)
+    }
+
+    /// Sets `scope`.
+    pub fn scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        let scopes: Vec<_> = scopes.into_iter().collect();
+        self.claim("scope", scopes.join(" "))
+    }
+
+    /// Sets `exp`, from now on.
+    pub fn expires_in(self, life: Duration) -> Self {
+        let end = self.now.saturating_add(life).unix_seconds();
+        self.claim("exp", end)
+    }
+
+    /// Sets `exp` to an instant that has passed, and `iat` to one before it.
+    pub fn expired(self, ago: Duration) -> Self {
+        let end = self.now.saturating_sub(ago);
+        let start = end.saturating_sub(Duration::from_secs(300));
+        self.claim("exp", end.unix_seconds())
+            .claim("iat", start.unix_seconds())
+    }
+
+    /// Sets any claim.
+    pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.claims.insert(name.into(), value.into());
+        self
+    }
+
+    /// Leaves a claim out.
+    pub fn without(mut self, claim: &str) -> Self {
+        self.claims.remove(claim);
+        self
+    }
+
+    /// Sets any member of the header.
+    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.header.insert(name.into(), value.into());
+        self
+    }
+
+    /// The token.
+    #[must_use]
+    pub fn sign(self) -> String {
+        let signed = self.signed_part();
+        let signature = self.signer.sign(signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    /// The same with `alg` `none` and the signature of nobody, as an attacker would try.
+    #[must_use]
+    pub fn unsigned(self) -> String {
+        format!("{}.", self.header("alg", "none").signed_part())
+    }
+
+    fn signed_part(&self) -> String {
+        let encode = |members: &Map<String, Value>| {
+            let text = Value::Object(members.clone()).to_string();
+            URL_SAFE_NO_PAD.encode(text)
+        };
+        format!("{}.{}", encode(&self.header), encode(&self.claims))
+    }
+}
+
+impl fmt::Debug for TokenBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenBuilder")
+            .field("claims", &self.claims)
+            .finish_non_exhaustive()
+    }
+}
