@@ -10,6 +10,7 @@ mod greeter;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod headers;
+mod jwt_attacks;
 mod key_format;
 mod keys;
 mod lapse;
