@@ -13,12 +13,15 @@ pub(crate) enum Origin {
 }
 
 impl Keys {
-    /// The algorithms of those that are secrets.
-    pub(crate) fn secret_algorithms(&self) -> Vec<Algorithm> {
+    /// The algorithms of secrets, if there are any; none if there are public keys beside
+    /// them.
+    pub(crate) fn secret_algorithms(&self) -> Option<Vec<Algorithm>> {
         match &self.0 {
             Origin::Set(set) => {
                 let named = set.keys.iter().filter_map(|key| key.alg);
-                named.filter(|alg| alg.least_secret().is_some()).collect()
+                let secrets: Vec<_> = named.filter(|alg| alg.least_secret().is_some()).collect();
+                let is_pure = secrets.is_empty() || secrets.len() == set.keys.len();
+                is_pure.then_some(secrets)
             }
         }
     }

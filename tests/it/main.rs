@@ -26,4 +26,5 @@ mod servers;
 mod support;
 mod throttle;
 mod tidy;
+mod tokens;
 mod transport;

@@ -292,3 +292,39 @@ pub(crate) fn base64(text: &str) -> Vec<u8> {
     }
     out
 }
+
+/// A service, and the identities that it has seen.
+pub(crate) fn identities() -> (
+    Arc<std::sync::Mutex<Vec<Identity>>>,
+    impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
+    + Clone,
+) {
+    let seen = Arc::<std::sync::Mutex<Vec<Identity>>>::default();
+    let noted = Arc::clone(&seen);
+    let service = tower::service_fn(move |request: Request<()>| {
+        let identity = request.extensions().get::<Identity>().cloned();
+        noted.lock().unwrap().extend(identity);
+        async { Ok(Response::new(Full::default())) }
+    });
+    (seen, service)
+}
+
+/// The other signature of the same token that every ECDSA key has made: (r, n - s).
+pub(crate) fn twin_of_es256(token: &str) -> String {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc,
+        0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let mut borrow = 0;
+    for (s, n) in signature[32..].iter_mut().zip(ORDER).rev() {
+        let difference = i16::from(n) - i16::from(*s) - borrow;
+        borrow = i16::from(difference < 0);
+        *s = u8::try_from(difference.rem_euclid(256)).unwrap();
+    }
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}

@@ -262,20 +262,19 @@ impl Issuer {
 
     fn accepted_algorithms(&self) -> Result<Vec<Algorithm>, ConfigError> {
         let secret = |algorithm: &Algorithm| algorithm.least_secret().is_some();
-        let mut accepted = match &self.algorithms {
+        // RFC 8725 §2.1: what is public for one kind is the secret of the other.
+        let mixed = || ConfigError::new("secrets and public keys do not mix");
+        let secrets = self.keys.secret_algorithms().ok_or_else(mixed)?;
+        let accepted = match &self.algorithms {
             Some(algorithms) => algorithms.clone(),
-            None => match self.keys.secret_algorithms() {
-                secrets if secrets.is_empty() => Algorithm::ASYMMETRIC.into(),
-                secrets => secrets,
-            },
+            None if secrets.is_empty() => Algorithm::ASYMMETRIC.into(),
+            None => secrets,
         };
-        accepted.dedup();
         if accepted.is_empty() {
             return Err(ConfigError::new("an issuer signs with some algorithm"));
         }
-        // RFC 8725 §2.1: what is public for one kind is the secret of the other.
         if accepted.iter().any(secret) && !accepted.iter().all(secret) {
-            return Err(ConfigError::new("secrets and public keys do not mix"));
+            return Err(mixed());
         }
         Ok(accepted)
     }
