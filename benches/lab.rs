@@ -1,22 +1,30 @@
 //! The cases of this crate in the referee's run, beside its peers and the floor. Only
 //! the public API is used, as the README tells users to, with the defaults on.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
+use tollgate::jwks::{Algorithm, KeySet};
 use tollgate::keys::{Cached, MemoryKeys, NewKey, Peppers};
-use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
+use tollgate::testing::TestIssuer;
+use tollgate::{ApiKeys, AuthLayer, Jwt, RequireLayer, scope};
 use tower::{Layer, ServiceBuilder};
 
 use crate::bench::Suite;
 use crate::drive::{self, Inner, Template};
 use crate::e_stack;
-use crate::fixtures::Fixture;
+use crate::fixtures::{self, AUD, Fixture, ISS};
 
 /// Called for every section before it runs.
-pub fn add(section: char, suite: &mut Suite, _: &[Fixture]) {
+pub fn add(section: char, suite: &mut Suite, all: &[Fixture]) {
     match section {
+        'A' => tokens_alone(suite, all),
         'B' => api_key_alone(suite),
-        'E' => stacks(suite),
+        'E' => {
+            stacks(suite);
+            token_stacks(suite, all);
+        }
         _ => {}
     }
 }
@@ -29,10 +37,14 @@ pub enum Sends {
 }
 
 /// Servers for the end-to-end section.
-pub fn servers(_: &[Fixture]) -> Vec<(String, Sends, Router)> {
+pub fn servers(all: &[Fixture]) -> Vec<(String, Sends, Router)> {
     let keys = Keys::issue();
     let router = keys.protect(e_stack::bare());
-    vec![("tollgate API key: whole stack".into(), Sends::Key(keys.good), router)]
+    let tokens = protect_by_tokens(all);
+    vec![
+        ("tollgate API key: whole stack".into(), Sends::Key(keys.good), router),
+        ("tollgate ES256: whole stack, token seen before".into(), Sends::Es256, tokens),
+    ]
 }
 
 /// As many keys as the peers hold, and one of each kind.
@@ -119,5 +131,98 @@ fn stacks(suite: &mut Suite) {
         "tollgate API key: whole stack, on the bare service",
         bare,
         drive::tower(inner, Template::key(&keys.good), 200),
+    );
+}
+
+/// What accepts the tokens of the referee.
+fn jwt(fixture: &Fixture) -> Jwt {
+    let keys = if fixture.alg == "HS256" {
+        KeySet::from_secret(Algorithm::Hs256, fixtures::SECRET).unwrap()
+    } else {
+        KeySet::from_jwk(fixture.jwk.to_string()).unwrap()
+    };
+    Jwt::issuer(ISS).audience(AUD).keys(keys).build().unwrap()
+}
+
+/// How many tokens go round, and how many of them are remembered: each is forgotten
+/// before it is shown again.
+const GOING_ROUND: usize = 2048;
+const REMEMBERED: usize = 64;
+
+fn tokens_alone(suite: &mut Suite, all: &[Fixture]) {
+    for fixture in all {
+        let alg = fixture.alg;
+        let bare = format!("{alg} bare service");
+        let layer = AuthLayer::new(jwt(fixture));
+        let seen = drive::tower(
+            layer.layer(Inner::<Body>::new()),
+            Template::bearer(&fixture.token),
+            200,
+        );
+        suite.case(&format!("tollgate {alg}: layer alone, token seen before"), Some(&bare), seen);
+
+        let algorithm = match alg {
+            "HS256" => Algorithm::Hs256,
+            "ES256" => Algorithm::Es256,
+            "EdDSA" => Algorithm::Ed25519,
+            _ => Algorithm::Rs256,
+        };
+        let authority = TestIssuer::with_algorithm(ISS, algorithm);
+        let tokens: Vec<_> = (0..GOING_ROUND)
+            .map(|i| {
+                let token = authority.token(&format!("auth0|5f7c8ec7c33c6c004bb{i:05}"));
+                let token = token.audience(AUD).expires_in(Duration::from_secs(86_400));
+                let scopes = ["read:items", "write:items", "read:profile"];
+                Template::bearer(&token.scopes(scopes).sign())
+            })
+            .collect();
+        let issuer = Jwt::issuer(ISS).audience(AUD).keys(authority.keys());
+        let jwt = issuer.build().unwrap().cache_capacity(REMEMBERED);
+        let service = AuthLayer::new(jwt).layer(Inner::<Body>::new());
+        assert_eq!(drive::status_of(&service, &tokens[0]), 200);
+        let mut at = 0;
+        let unseen = drive::tower_with(service, move || {
+            at = (at + 1) % tokens.len();
+            tokens[at].request()
+        });
+        let name = format!("tollgate {alg}: layer alone, token not seen before");
+        suite.case(&name, Some(&bare), unseen);
+    }
+    let fixture = fixtures::of(all, "ES256");
+    let service = AuthLayer::new(jwt(fixture)).layer(Inner::<Body>::new());
+    let mut forged = fixture.token.clone();
+    forged.replace_range(forged.len() - 8..forged.len() - 6, "AA");
+    for (name, token) in [("garbage", "not-a-token"), ("bad signature", forged.as_str())] {
+        suite.case(
+            &format!("tollgate ES256: layer alone, {name}, 401"),
+            Some("ES256 bare service"),
+            drive::tower(service.clone(), Template::bearer(token), 401),
+        );
+    }
+}
+
+fn protect_by_tokens(all: &[Fixture]) -> Router {
+    e_stack::bare().layer(
+        ServiceBuilder::new()
+            .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
+            .layer(RequireLayer::new(scope("read:items"))),
+    )
+}
+
+fn token_stacks(suite: &mut Suite, all: &[Fixture]) {
+    let token = Template::bearer(&fixtures::of(all, "ES256").token);
+    suite.case(
+        "tollgate ES256: whole stack, token seen before, on the Router",
+        Some("bare Router (ES256 request)"),
+        drive::tower(protect_by_tokens(all), token.clone(), 200),
+    );
+    let inner = ServiceBuilder::new()
+        .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
+        .layer(RequireLayer::new(scope("read:items")))
+        .service(Inner::<Body>::new());
+    suite.case(
+        "tollgate ES256: whole stack, token seen before, on the bare service",
+        Some("bare service (ES256 request)"),
+        drive::tower(inner, token, 200),
     );
 }

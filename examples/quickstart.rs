@@ -1,4 +1,4 @@
-//! An API behind keys, in one file.
+//! An API behind keys and tokens, in one file.
 //!
 //! ```text
 //! cargo run --example quickstart
@@ -13,8 +13,10 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tollgate::auth::ProtectedResource;
 use tollgate::keys::{NewKey, Peppers};
-use tollgate::{ApiKeys, AuthLayer, Identity, RequireLayer, role, scope};
+use tollgate::testing::TestIssuer;
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, role, scope};
 use tower::ServiceBuilder;
 
 #[tokio::main]
@@ -22,10 +24,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Keys are stored as HMACs under a pepper. This one is gone with the process, and so
     // is the store: see `Peppers::from_env` and `KeyStore` for what stays.
     let keys = ApiKeys::in_memory(Peppers::random()).prefix("acme");
-    let demo = DemoKeys::issue(&keys).await?;
+    let mut demo = Demo::issue(&keys).await?;
 
-    // A request without a key may see whether the server is up, and nothing else.
-    let public = Router::new().route("/health", get(|| async { "ok" }));
+    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+
+    // Users come with tokens of an authority. This one is a part of the program: with one of
+    // your own, leave `keys` out, and its keys are fetched and kept up to date.
+    let authority = TestIssuer::new("https://id.acme.example/");
+    let jwt = Jwt::issuer(authority.url())
+        .audience(&*url)
+        .keys(authority.keys())
+        .build()?;
+    demo.sign(&authority, &url);
+    let resource = ProtectedResource::new(&url)
+        .authorization_server(authority.url())
+        .scopes(["orders:read", "orders:write"]);
+
+    // A request without a credential may see whether the server is up, and nothing else.
+    let public = Router::new()
+        .route("/health", get(|| async { "ok" }))
+        .route_service(resource.path(), resource.clone());
 
     // What each route needs stands beside it.
     let orders = get(list_orders)
@@ -37,11 +57,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let protected = Router::new()
         .route("/whoami", get(whoami))
         .route("/orders", orders)
-        .layer(ServiceBuilder::new().layer(AuthLayer::new(keys).realm("acme")));
+        .layer(
+            ServiceBuilder::new().layer(
+                AuthLayer::new(keys.or(jwt))
+                    .realm("acme")
+                    .protected_resource(&resource),
+            ),
+        );
 
-    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    demo.print(&format!("http://{}", listener.local_addr()?));
+    demo.print(&url);
     axum::serve(listener, public.merge(protected))
         .with_graceful_shutdown(async {
             tokio::signal::ctrl_c().await.ok();
@@ -54,6 +78,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn whoami(identity: Identity) -> Json<Value> {
     Json(json!({
         "subject": identity.subject(),
+        "kind": format!("{:?}", identity.kind()),
         "tenant": identity.tenant(),
         "credential_id": identity.credential_id(),
         "scopes": identity.scopes().iter().collect::<Vec<_>>(),
@@ -73,10 +98,10 @@ async fn create_order(identity: Identity) -> (axum::http::StatusCode, Json<Value
     )
 }
 
-/// A key for each thing to try.
-struct DemoKeys(Vec<(&'static str, String)>);
+/// A credential for each thing to try.
+struct Demo(Vec<(&'static str, String)>);
 
-impl DemoKeys {
+impl Demo {
     async fn issue(keys: &ApiKeys) -> Result<Self, Box<dyn Error>> {
         let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
         let reader = || {
@@ -109,19 +134,36 @@ impl DemoKeys {
         Ok(Self(issued))
     }
 
+    fn sign(&mut self, authority: &TestIssuer, audience: &str) {
+        let token = |subject| {
+            let token = authority.token(subject).audience(audience);
+            token.expires_in(Duration::from_secs(3600))
+        };
+        let reader = || token("ann").scopes(["orders:read"]);
+        let writer = token("bob").scopes(["orders:read", "orders:write"]);
+        self.0.extend([
+            ("reader_token", reader().sign()),
+            ("writer_token", writer.sign()),
+            (
+                "expired_token",
+                reader().expired(Duration::from_secs(3600)).sign(),
+            ),
+            ("alg_none_token", reader().unsigned()),
+        ]);
+    }
+
     fn print(&self, url: &str) {
-        for (name, key) in &self.0 {
-            println!("{name}={key}");
+        for (name, credential) in &self.0 {
+            println!("{name}={credential}");
         }
-        let key = |name| {
-            self.0
-                .iter()
-                .find(|(held, _)| *held == name)
-                .map_or("", |(_, key)| key)
+        let credential = |name| {
+            let mut held = self.0.iter();
+            held.find(|(held, _)| *held == name)
+                .map_or("", |(_, credential)| credential)
         };
         println!("\nlistening on {url}; try");
         println!("  curl -i {url}/health");
-        println!("  curl -i {url}/whoami                               # 401: no key");
+        println!("  curl -i {url}/whoami                               # 401: no credential");
         for (method, path, name, outcome) in [
             ("GET", "/whoami", "reader_key", "200: who you are"),
             ("GET", "/orders", "reader_key", "200: may read"),
@@ -129,9 +171,20 @@ impl DemoKeys {
             ("POST", "/orders", "writer_key", "201: may write"),
             ("GET", "/orders", "expired_key", "401: its time is over"),
             ("GET", "/orders", "revoked_key", "401: it was revoked"),
+            ("GET", "/whoami", "reader_token", "200: a user"),
+            ("POST", "/orders", "reader_token", "403: may not write"),
+            ("POST", "/orders", "writer_token", "201: may write"),
+            ("GET", "/orders", "expired_token", "401: its time is over"),
+            ("GET", "/orders", "alg_none_token", "401: nobody signed it"),
         ] {
-            let key = key(name);
-            println!("  curl -i -X {method} {url}{path} -H 'X-API-Key: {key}'  # {outcome}");
+            let credential = credential(name);
+            let field = if name.ends_with("_key") {
+                format!("X-API-Key: {credential}")
+            } else {
+                format!("Authorization: Bearer {credential}")
+            };
+            println!("  curl -i -X {method} {url}{path} -H '{field}'  # {outcome}");
         }
+        println!("  curl -i {url}/.well-known/oauth-protected-resource  # where to get a token");
     }
 }

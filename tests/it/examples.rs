@@ -36,7 +36,7 @@ impl Running {
             let line = line.unwrap();
             if let Some((name, key)) = line
                 .split_once('=')
-                .filter(|(name, _)| name.ends_with("key"))
+                .filter(|(name, _)| name.ends_with("_key") || name.ends_with("_token"))
             {
                 keys.insert(name.to_owned(), key.to_owned());
             } else if let Some(rest) = line.strip_prefix("listening on ") {
@@ -107,6 +107,30 @@ fn the_quickstart_does_what_it_prints() {
         ),
         ("POST", "/orders", key("writer_key"), 201, None),
         ("POST", "/orders", key("admin_key"), 201, None),
+        ("GET", "/whoami", bearer("reader_token"), 200, None),
+        ("GET", "/orders", bearer("reader_token"), 200, None),
+        (
+            "POST",
+            "/orders",
+            bearer("reader_token"),
+            403,
+            Some("insufficient_scope"),
+        ),
+        ("POST", "/orders", bearer("writer_token"), 201, None),
+        (
+            "GET",
+            "/whoami",
+            bearer("expired_token"),
+            401,
+            Some("token_expired"),
+        ),
+        (
+            "GET",
+            "/whoami",
+            bearer("alg_none_token"),
+            401,
+            Some("token_invalid"),
+        ),
         (
             "GET",
             "/orders",
@@ -124,9 +148,16 @@ fn the_quickstart_does_what_it_prints() {
         (
             "GET",
             "/orders",
-            Some("X-API-Key: nonsense".into()),
+            Some("X-API-Key: acme_nonsense".into()),
             401,
             Some("credential_invalid"),
+        ),
+        (
+            "GET",
+            "/orders",
+            Some("X-API-Key: nonsense".into()),
+            401,
+            Some("token_invalid"), // what does not look like a key is taken for a token
         ),
     ] {
         let (got, body) = server.curl(method, path, header);
@@ -140,6 +171,25 @@ fn the_quickstart_does_what_it_prints() {
     let whoami: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(whoami["subject"], "reader");
     assert_eq!(whoami["scopes"], serde_json::json!(["orders:read"]));
+
+    // A client that knows nothing but the URL finds out where to log in.
+    let path = "/.well-known/oauth-protected-resource";
+    let (status, body) = server.curl("GET", path, None);
+    let resource: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (status, &resource["resource"]),
+        (200, &server.url.clone().into())
+    );
+    assert_eq!(
+        resource["authorization_servers"][0],
+        "https://id.acme.example/"
+    );
+    let headers = Command::new("curl")
+        .args(["-si", &format!("{}/whoami", server.url)])
+        .output();
+    let headers = String::from_utf8(headers.unwrap().stdout).unwrap();
+    let named = format!("resource_metadata=\"{}{path}\"", server.url);
+    assert!(headers.contains(&named), "{headers}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod lifecycle;
 mod on_axum;
 mod refusals;
 mod regressions;
+mod resource;
 mod restrictions;
 mod rules;
 #[cfg(feature = "tonic")]
