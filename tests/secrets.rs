@@ -11,13 +11,17 @@ mod support;
 use std::fmt::{Debug, Write as _};
 use std::panic;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::{HeaderName, Request};
 use tollgate::auth::Source;
+use tollgate::auth::jwt::Resolved;
 use tollgate::authorize::{Policy, authenticated};
 use tollgate::credential::Credential;
+use tollgate::jwks::{Algorithm, KeySet};
 use tollgate::keys::{KeyMac, NewKey, Peppers};
-use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
+use tollgate::testing::TestIssuer;
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, scope};
 use tower::{Layer, ServiceBuilder};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -153,6 +157,7 @@ async fn no_fault_prints_the_secret() {
         write!(seen, "{issued:?} {keys:?} {:?}", issued.record).unwrap();
         secrets.push(secret);
     }
+    show_tokens(&mut secrets, &mut seen).await;
     panic::set_hook(Box::new(move |info| before(info)));
 
     // What is missing is named, for the one who has forgotten it.
@@ -171,6 +176,45 @@ async fn no_fault_prints_the_secret() {
         assert_clean(&seen, secret, "an answer");
         assert_clean(&panics.lock().unwrap(), secret, "a panic");
     }
+}
+
+/// Tokens, good and bad in every way; their signatures are the secrets.
+async fn show_tokens(secrets: &mut Vec<String>, seen: &mut String) {
+    let authority = TestIssuer::new("https://id.example.com/");
+    let issuer = || {
+        Jwt::issuer(authority.url())
+            .audience("api")
+            .keys(authority.keys())
+    };
+    let panicky = issuer().resolve_with(async |identity: Identity| -> Resolved {
+        panic!("the hook panics about {identity:?}")
+    });
+    let good = || authority.token("alice").audience("api");
+    for jwt in [issuer().build().unwrap(), panicky.build().unwrap()] {
+        let service = AuthLayer::new(jwt.clone()).layer(who());
+        for token in [
+            good().sign(),
+            good().audience("other").sign(),
+            good().expired(Duration::from_secs(600)).sign(),
+            good().header("kid", "unknown").sign(),
+            good().header("crit", "x").sign(),
+            good().claim("sub", "").sign(),
+            good().claim("exp", "x").sign(),
+            format!("{}A", good().sign()),
+        ] {
+            for _ in 0..2 {
+                let answer = send(&service, with("authorization", format!("Bearer {token}"))).await;
+                write!(seen, "{answer:?} {jwt:?}").unwrap();
+                seen.push_str(&String::from_utf8_lossy(&answer.body));
+            }
+            secrets.push(token.rsplit_once('.').unwrap().1.to_owned());
+        }
+    }
+    let secret = "an-hmac-secret-of-at-least-32-bytes";
+    let keys = KeySet::from_secret(Algorithm::Hs256, secret).unwrap();
+    write!(seen, "{keys:?} {:?}", issuer().keys(keys.clone())).unwrap();
+    write!(seen, "{:?}", KeySet::from_secret(Algorithm::Hs512, secret)).unwrap();
+    secrets.push(secret.to_owned());
 }
 
 #[tokio::test]
