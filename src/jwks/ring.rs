@@ -79,8 +79,9 @@ impl Ring {
             .any(|key| key.jwk.kid.as_deref() == Some(kid))
     }
 
-    /// Whether the signature is one of the key that this token names or, if it names
-    /// none, of the only key that is for this algorithm.
+    /// Whether the signature is one of the key that this token names. If it names none, it
+    /// is of the only key for its algorithm; if nobody has the name, of the only one that
+    /// has no name, as secrets and PEMs have none unless they are given one.
     pub(crate) fn verify(
         &self,
         kid: Option<&str>,
@@ -88,20 +89,17 @@ impl Ring {
         message: &[u8],
         signature: &[u8],
     ) -> Verdict {
-        let mut keys = self.keys.iter().filter(|key| {
-            key.algorithm == algorithm && (kid.is_none() || key.jwk.kid.as_deref() == kid)
-        });
-        if kid.is_none() && keys.clone().count() != 1 {
-            return Verdict::NoKey;
+        let fitting = self.keys.iter().filter(|key| key.algorithm == algorithm);
+        let is_named = |key: &&Arc<Key>| kid.is_some() && key.jwk.kid.as_deref() == kid;
+        let is_meant = |key: &&Arc<Key>| kid.is_none() || key.jwk.kid.is_none();
+        if fitting.clone().any(|key| is_named(&key)) {
+            return tried(fitting.filter(is_named), message, signature);
         }
-        let mut verdict = Verdict::NoKey;
-        for key in keys.by_ref().take(MOST_TRIED) {
-            if key.verifier.verify(message, signature) {
-                return Verdict::Good;
-            }
-            verdict = Verdict::Forged;
+        let meant = fitting.filter(is_meant);
+        if meant.clone().count() == 1 {
+            return tried(meant, message, signature);
         }
-        verdict
+        Verdict::NoKey
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -122,6 +120,19 @@ impl Ring {
 
     pub(crate) fn unusable(&self) -> &[UnusableKey] {
         &self.unusable
+    }
+}
+
+fn tried<'r>(
+    keys: impl Iterator<Item = &'r Arc<Key>>,
+    message: &[u8],
+    signature: &[u8],
+) -> Verdict {
+    let mut keys = keys.take(MOST_TRIED);
+    if keys.any(|key| key.verifier.verify(message, signature)) {
+        Verdict::Good
+    } else {
+        Verdict::Forged
     }
 }
 
@@ -187,5 +198,23 @@ pub(crate) mod tests {
         assert_eq!(one, Verdict::Forged);
         let two = ring(&["a", "b"]).verify(None, Algorithm::Hs256, b"", &[0; 32]);
         assert_eq!(two, Verdict::NoKey);
+    }
+
+    #[test]
+    fn a_key_without_an_id_is_for_tokens_that_name_no_other() {
+        let mut set = KeySet::from_secret(Algorithm::Hs256, [7; 32]).unwrap();
+        let verdict = |set: KeySet, kid| {
+            let ring = Ring::prepare(set, &[Algorithm::Hs256], Backend::default(), None);
+            ring.verify(kid, Algorithm::Hs256, b"", &[0; 32])
+        };
+        for kid in [None, Some("any")] {
+            assert_eq!(verdict(set.clone(), kid), Verdict::Forged);
+        }
+        let named = KeySet::from_secret(Algorithm::Hs256, [8; 32]).unwrap();
+        set = set.and(named.kid("a"));
+        assert_eq!(verdict(set.clone(), Some("any")), Verdict::Forged);
+        assert_eq!(verdict(set.clone(), None), Verdict::NoKey);
+        let other = KeySet::from_secret(Algorithm::Hs256, [9; 32]).unwrap();
+        assert_eq!(verdict(set.and(other), Some("any")), Verdict::NoKey);
     }
 }
