@@ -8,14 +8,17 @@
 mod algorithm;
 mod keyring;
 mod material;
+mod remote;
 mod ring;
 mod set;
 mod verifier;
 
 pub use algorithm::Algorithm;
+pub use remote::{FetchError, KeyStatus, RemoteKeys};
 pub use set::{KeySet, UnusableKey};
 pub use verifier::Backend;
 
 pub(crate) use keyring::{Current, Keyring};
+pub(crate) use remote::Remote;
 pub(crate) use ring::{Ring, Verdict};
 pub(crate) use set::MOST_KID;
