@@ -167,7 +167,10 @@ impl Host {
             let v4: Ipv4Addr = host.parse().ok()?;
             return Some(Self::Ip(v4.into()));
         }
-        Some(Self::Name(name.to_ascii_lowercase()))
+        // What some decode before they resolve it is another name to them than to us.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        let name = name.to_ascii_lowercase();
+        name.bytes().all(is_plain).then_some(Self::Name(name))
     }
 
     fn is_loopback(&self) -> bool {
@@ -239,6 +242,8 @@ mod tests {
             ("http://127.1/", false, false),
             ("https://0x7f000001/", false, false),
             ("https://2130706433/", false, false),
+            ("https://127.0.0.%31/", false, false),
+            ("https://%6cocalhost/", false, false),
             ("https://user@id.example.com/", false, false),
             ("https://id.example.com/#keys", false, false),
             ("https://id.example.com:/", false, false),

@@ -73,7 +73,7 @@ impl Remote {
         if self.shared.keyring.current(now).is_some() {
             return Pending::Ready(());
         }
-        let Some((flight, _)) = self.shared.fly(now, Why::Missing) else {
+        let Some((flight, _)) = self.shared.fly(now, Why::Due) else {
             return Pending::Ready(());
         };
         let shared = Arc::clone(&self.shared);
@@ -127,7 +127,7 @@ impl Remote {
         if self.shared.keyring.current(now).is_some() {
             return Ok(());
         }
-        match self.shared.fly(now, Why::Missing) {
+        match self.shared.fly(now, Why::Due) {
             Some((flight, _)) => flight.await,
             None => {
                 let last_error = self.shared.lock().last_error;

@@ -72,8 +72,9 @@ struct UnderWay {
 /// Why keys are fetched.
 #[derive(Clone, Copy)]
 pub(crate) enum Why {
+    /// It is time.
     Due,
-    Missing,
+    /// Somebody has a token with a key that is not known.
     Unknown,
 }
 
@@ -117,6 +118,7 @@ impl Shared {
         };
         if let Some(runtime) = &runtime
             && state.tending.as_ref().is_none_or(AbortHandle::is_finished)
+            && self.asker.timer.sleep(Duration::ZERO).is_some()
         {
             let task = runtime.spawn(tend(Arc::downgrade(self)));
             state.tending = Some(task.abort_handle());
@@ -326,11 +328,11 @@ impl State {
     }
 
     fn may_start(&mut self, now: Timestamp, why: Why) -> bool {
-        let backs_off = self.failures > 0 && !self.plan.is_due(now);
         match why {
             Why::Due => self.plan.is_due(now),
-            Why::Missing => !backs_off,
-            Why::Unknown => !backs_off && self.budget.spend(now),
+            // A server that has just failed is left alone.
+            Why::Unknown if self.failures > 0 && !self.plan.is_due(now) => false,
+            Why::Unknown => self.budget.spend(now),
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::clock::Timestamp;
 /// How long keys live, between these bounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
-    /// The keys are asked for again no sooner, whatever the key server says.
+    /// They live no shorter, whatever the key server says.
     pub(crate) least: Duration,
-    /// And no later.
+    /// And no longer.
     pub(crate) most: Duration,
     /// Keys that nobody could confirm for so long are good for nothing.
     pub(crate) max_age: Duration,
