@@ -1,15 +1,18 @@
 //! [`Keys`]: where the keys of an issuer come from.
 
 use crate::jwks::algorithm::Algorithm;
+use crate::jwks::remote::RemoteKeys;
 use crate::jwks::set::KeySet;
 
-/// Where the keys of an issuer come from: a [`KeySet`].
+/// Where the keys of an issuer come from: a [`KeySet`], or [`RemoteKeys`]. Unless said, they
+/// are discovered from the issuer.
 #[derive(Clone, Debug)]
 pub struct Keys(pub(crate) Origin);
 
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     Set(KeySet),
+    Remote(RemoteKeys),
 }
 
 impl Keys {
@@ -23,18 +26,26 @@ impl Keys {
                 let is_pure = secrets.is_empty() || secrets.len() == set.keys.len();
                 is_pure.then_some(secrets)
             }
+            // What everybody can fetch is no secret.
+            Origin::Remote(_) => Some(Vec::new()),
         }
     }
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Self(Origin::Set(KeySet::default()))
+        RemoteKeys::discover().into()
     }
 }
 
 impl From<KeySet> for Keys {
     fn from(set: KeySet) -> Self {
         Self(Origin::Set(set))
+    }
+}
+
+impl From<RemoteKeys> for Keys {
+    fn from(keys: RemoteKeys) -> Self {
+        Self(Origin::Remote(keys))
     }
 }

@@ -9,16 +9,19 @@ mod algorithm;
 mod keyring;
 mod keys;
 mod material;
+mod remote;
 mod ring;
 mod set;
 mod verifier;
 
 pub use algorithm::Algorithm;
 pub use keys::Keys;
+pub use remote::{FetchError, KeyStatus, RemoteKeys};
 pub use set::{KeySet, UnusableKey};
 pub use verifier::Backend;
 
 pub(crate) use keyring::Keyring;
 pub(crate) use keys::Origin;
+pub(crate) use remote::Remote;
 pub(crate) use ring::{Ring, Verdict};
 pub(crate) use set::MOST_KID;

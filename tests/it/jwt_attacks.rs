@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tollgate::auth::jwt::{Issuer, Jwt};
 use tollgate::auth::{Answer as Judged, Authenticate};
 use tollgate::clock::Timestamp;
@@ -178,7 +178,11 @@ fn a_document_of_keys_is_read_entry_by_entry() {
         // On the curve or not is for the backend to say, when it is put to use.
         let usable = KeySet::from_jwks(case["document"].as_str().unwrap()).and_then(issuer);
         match case["result"].as_str().unwrap() {
-            "ok" => assert!(usable.is_ok(), "{id}"),
+            "ok" => {
+                let status = usable.unwrap().status(Timestamp::EPOCH);
+                let kids = status[0].kids().map(|kid| json!(kid));
+                assert_eq!(json!(kids.collect::<Vec<_>>()), case["usable_kids"], "{id}");
+            }
             _ => assert!(usable.is_err(), "{id}"),
         }
     }

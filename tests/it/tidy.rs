@@ -27,7 +27,7 @@ fn all(dir: &str) -> Vec<(String, String)> {
 
 /// Without tests, comments and blank lines.
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    let end = ["#[cfg(test)]", "#[cfg(all(test"]
+    let end = ["#[cfg(test)]", "#![cfg(test)]", "#[cfg(all(test"]
         .iter()
         .filter_map(|mark| text.find(mark))
         .min();

@@ -70,6 +70,7 @@ mod source;
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use zeroize::Zeroizing;
 
 use crate::auth::authenticate::{Answer, Authenticate};
@@ -77,7 +78,7 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
-use crate::jwks::Verdict;
+use crate::jwks::{FetchError, KeyStatus, Verdict};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -180,6 +181,27 @@ impl Jwt {
     #[must_use]
     pub fn remembered(&self) -> usize {
         self.shared.cache.as_ref().map_or(0, TokenCache::len)
+    }
+
+    /// How it stands with the keys of each issuer at that time, in the order in which they
+    /// were given: for a readiness probe, and for gauges.
+    #[must_use]
+    pub fn status(&self, now: impl Into<Timestamp>) -> Vec<KeyStatus> {
+        let now = now.into();
+        let status = |trusted: &Trusted| trusted.source.status(&trusted.policy.issuer, now);
+        self.shared.issuers.iter().map(status).collect()
+    }
+
+    /// Fetches the keys of all issuers that have none yet, and waits for them. It is not
+    /// needed: the first request would do it.
+    ///
+    /// # Errors
+    /// Why the keys of an issuer cannot be had, the first one in order; those of the others
+    /// were fetched all the same. They are asked for again in the background.
+    pub async fn warm_up(&self) -> Result<(), FetchError> {
+        let issuers = self.shared.issuers.iter();
+        let all = join_all(issuers.map(|trusted| trusted.source.warm_up())).await;
+        all.into_iter().collect()
     }
 
     #[track_caller]
@@ -329,13 +351,15 @@ impl Shared {
         now: Timestamp,
     ) -> Pending<Result<Identity, Rejection>> {
         let Some(fetched) = self.issuers[issuer].source.fetch(&wanted, now) else {
-            return Err(wanted.refusal(now)).into();
+            return Err(self.issuers[issuer].source.refusal(&wanted, now)).into();
         };
         Pending::later(async move {
             fetched.wait().await;
             match self.judge(&token, now)? {
                 Judged::Good(identity, issuer) => self.conclude(identity, issuer, now).wait().await,
-                Judged::Waits(_, wanted) => Err(wanted.refusal(now)),
+                Judged::Waits(issuer, wanted) => {
+                    Err(self.issuers[issuer].source.refusal(&wanted, now))
+                }
             }
         })
     }
@@ -379,16 +403,6 @@ impl Trusted {
                 Some(kid) if !current.ring.knows(kid) => Ok(Err(Wanted::Key(kid.into()))),
                 _ => Err(invalid(Cause::TokenKeyUnknown)),
             },
-        }
-    }
-}
-
-impl Wanted {
-    /// What a client is told if the keys are not there after all.
-    fn refusal(&self, now: Timestamp) -> Rejection {
-        match self {
-            Self::Any => Rejection::unavailable(Cause::KeysUnavailable, now),
-            Self::Key(_) => invalid(Cause::TokenKeyUnknown),
         }
     }
 }
