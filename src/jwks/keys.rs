@@ -16,6 +16,11 @@ pub(crate) enum Origin {
 }
 
 impl Keys {
+    /// Whether everybody can fetch them: then they are no secrets.
+    pub(crate) const fn is_public(&self) -> bool {
+        matches!(self.0, Origin::Remote(_))
+    }
+
     /// The algorithms of secrets, if there are any; none if there are public keys beside
     /// them.
     pub(crate) fn secret_algorithms(&self) -> Option<Vec<Algorithm>> {
@@ -26,7 +31,6 @@ impl Keys {
                 let is_pure = secrets.is_empty() || secrets.len() == set.keys.len();
                 is_pure.then_some(secrets)
             }
-            // What everybody can fetch is no secret.
             Origin::Remote(_) => Some(Vec::new()),
         }
     }

@@ -1,12 +1,17 @@
 //! [`TestIssuer`]: an authority in this process, that signs tokens for tests.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
+use tower_service::Service;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::jwks::{Algorithm, KeySet};
@@ -14,6 +19,11 @@ use crate::testing::signer::Signer;
 
 /// An issuer of tokens with keys of its own: for tests of what stands behind
 /// [`Jwt`](crate::auth::jwt::Jwt), and for trying it out. Clones are the same issuer.
+///
+/// It is also a service that answers as the issuer's server would, with its metadata
+/// (OpenID Connect discovery, RFC 8414) and its key set at `/jwks.json`: mount it in a router,
+/// or hand it to [`RemoteKeys::client`](crate::jwks::RemoteKeys::client) and do without a
+/// server.
 ///
 /// ```
 /// use tollgate::auth::jwt::Jwt;
@@ -44,6 +54,7 @@ struct State {
     /// The last one signs.
     keys: Vec<(String, Arc<Signer>)>,
     made: usize,
+    is_down: bool,
 }
 
 impl TestIssuer {
@@ -65,6 +76,7 @@ impl TestIssuer {
             algorithm,
             keys: Vec::new(),
             made: 0,
+            is_down: false,
         };
         let issuer = Self {
             state: Arc::new(Mutex::new(state)),
@@ -106,6 +118,11 @@ impl TestIssuer {
         let mut state = self.state();
         let all = state.keys.len();
         state.keys.drain(..all.saturating_sub(1));
+    }
+
+    /// Answers 503 to whoever asks for its keys, or stops doing so.
+    pub fn set_down(&self, is_down: bool) {
+        self.state().is_down = is_down;
     }
 
     /// The JWK Set, as it would be served. The secret of HS256 is in no set.
@@ -164,6 +181,35 @@ impl TestIssuer {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Service<Request<B>> for TestIssuer {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        let is_metadata = path.contains("/.well-known/openid-configuration")
+            || path.contains("/.well-known/oauth-authorization-server");
+        let mut response = Response::new(String::new());
+        if self.state().is_down {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        } else if is_metadata {
+            let keys_at = format!("{}/jwks.json", self.url.trim_end_matches('/'));
+            let metadata = json!({ "issuer": &*self.url, "jwks_uri": keys_at });
+            *response.body_mut() = metadata.to_string();
+        } else if path.ends_with("/jwks.json") {
+            *response.body_mut() = self.jwks();
+        } else {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+        }
+        ready(Ok(response))
     }
 }
 

@@ -192,6 +192,24 @@ fn the_quickstart_does_what_it_prints() {
     assert!(headers.contains(&named), "{headers}");
 }
 
+#[cfg(feature = "jwks")]
+#[test]
+fn an_issuer_rotates_its_keys_and_the_api_follows() {
+    let output = Command::new(example("jwks")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let statuses: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.get(53..57))
+        .map(str::trim)
+        .collect();
+    assert_eq!(
+        statuses,
+        ["200", "200", "200", "200", "401", "200", "200"],
+        "{text}"
+    );
+}
+
 #[test]
 fn a_key_rotates_under_load_without_a_refused_request() {
     let output = Command::new(example("rotation")).output().unwrap();

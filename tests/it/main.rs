@@ -19,6 +19,7 @@ mod lifecycle;
 mod on_axum;
 mod refusals;
 mod regressions;
+mod remote_keys;
 mod resource;
 mod restrictions;
 mod rules;

@@ -273,7 +273,8 @@ impl Issuer {
         if accepted.is_empty() {
             return Err(ConfigError::new("an issuer signs with some algorithm"));
         }
-        if accepted.iter().any(secret) && !accepted.iter().all(secret) {
+        let is_secret = accepted.iter().any(secret);
+        if is_secret && (!accepted.iter().all(secret) || self.keys.is_public()) {
             return Err(mixed());
         }
         Ok(accepted)
