@@ -83,6 +83,7 @@ mod door;
 mod failures;
 pub mod https_only;
 mod layer;
+mod query;
 mod source;
 pub mod throttle;
 mod websocket;
@@ -100,4 +101,4 @@ pub use source::{CredentialSource, Source};
 pub use throttle::ThrottleLayer;
 
 #[cfg(feature = "axum")]
-pub(crate) use source::with_query;
+pub(crate) use query::with_query;
