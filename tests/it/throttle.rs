@@ -11,7 +11,7 @@ use tollgate::network::ClientNetwork;
 use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-use crate::support::{Script, Scripted, clock, get, issue, keys_over, send, who, with};
+use crate::support::{NOW, Script, Scripted, clock, get, issue, keys_over, send, who, with};
 
 fn from(peer: &str, key: &str) -> Request<()> {
     let mut request = with("x-api-key", key);
@@ -198,6 +198,21 @@ async fn clients_are_charged_by_network_through_trusted_proxies() {
     // Without an address nobody can be charged.
     for _ in 0..5 {
         assert_eq!(send(&service, with("x-api-key", &guess)).await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_holds_nobody_back_for_longer_than_a_failure_counts() {
+    let clock = clock();
+    let keys = keys_over(MemoryKeys::new());
+    let good = issue(&keys, NewKey::for_owner("alice").scopes(["a"])).await;
+    let service = stack(keys, &clock);
+    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
+    clock.set(NOW.saturating_sub(Duration::from_secs(3_600)));
+    send(&service, from("192.0.2.7", &good)).await;
+    for _ in 0..60 {
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
     }
 }
 
