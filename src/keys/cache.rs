@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures_util::FutureExt;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 
@@ -269,9 +268,11 @@ impl<S: KeyStore> Cached<S> {
             &self.inner.unknown
         };
         let inner = Arc::clone(&self.inner);
-        flights.join(id, self.inner.settings.concurrency, move |landing| {
-            async move { inner.read(id, landing).await }.boxed()
-        })
+        flights.join(
+            id,
+            self.inner.settings.concurrency,
+            move |landing| async move { inner.read(id, landing).await },
+        )
     }
 }
 
