@@ -69,7 +69,7 @@ impl<S: KeyStore> ApiKeys<S> {
         let found = self
             .shared
             .timer
-            .within(look.store_timeout, self.shared.store.find(id))
+            .within(look.store_timeout, self.shared.store.find_latest(id))
             .await;
         let Some(Ok(Some(record))) = found else {
             return;

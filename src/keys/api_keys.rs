@@ -72,12 +72,17 @@ impl Look {
         self.changes.subscribe()
     }
 
+    /// Tells those who wait for a change of the key, and all others.
+    pub(crate) fn tell_change(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
+        // Nobody may be waiting.
+        let _ = self.changes.send(id);
+        self.tell(id, kind, at);
+    }
+
     /// Tells the log and whoever listens.
     pub(crate) fn tell(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
         let event = KeyEvent { id, kind, at };
         event.log();
-        // Nobody may be listening.
-        let _ = self.changes.send(id);
         // What has happened has happened, whatever becomes of the one who is told.
         if let Some(hear) = &self.hear
             && catch_unwind(AssertUnwindSafe(|| hear(&event))).is_err()
@@ -299,17 +304,17 @@ impl<S: KeyStore> ApiKeys<S> {
         Err(KeyError::Randomness)
     }
 
-    /// The record of a key.
+    /// The record of a key, as requests are judged by it: from the cache, if there is one.
     ///
     /// # Errors
     /// [`KeyError::Store`].
     pub async fn get(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, KeyError> {
-        let found = self.shared.store.find(id).await?;
-        // A store that compares ids loosely must not have another key changed.
-        if found.as_ref().is_some_and(|record| record.id != id) {
-            return Err(StoreError::unavailable("the store answered with another key").into());
-        }
-        Ok(found)
+        named(id, self.shared.store.find(id).await?)
+    }
+
+    /// The record of a key as it is now, for whoever changes it.
+    pub(crate) async fn latest(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, KeyError> {
+        named(id, self.shared.store.find_latest(id).await?)
     }
 
     /// The records that the filter lets through, a page of them.
@@ -373,6 +378,14 @@ pub struct IssuedKey {
     pub key: ApiKey,
     /// What the store holds of it.
     pub record: KeyRecord,
+}
+
+/// A store that compares ids loosely must not have another key changed.
+fn named(id: KeyId, found: Option<Arc<KeyRecord>>) -> Result<Option<Arc<KeyRecord>>, KeyError> {
+    if found.as_ref().is_some_and(|record| record.id != id) {
+        return Err(StoreError::unavailable("the store answered with another key").into());
+    }
+    Ok(found)
 }
 
 fn word(text: &str) -> Result<(), ConfigError> {

@@ -369,6 +369,10 @@ impl<S: KeyStore> KeyStore for Cached<S> {
         Inner::<S>::is_within(missed_at, inner.settings.miss_for, now).then_some(Ok(None))
     }
 
+    async fn find_latest(&self, id: KeyId) -> Found {
+        self.inner.store.find_latest(id).await
+    }
+
     async fn insert(&self, record: KeyRecord) -> Result<bool, StoreError> {
         let forget = Forget {
             cached: self,
@@ -456,6 +460,10 @@ impl<S: KeyStore> KeyStore for Strict<S> {
 
     fn find_now(&self, id: KeyId, now: Timestamp) -> Option<Found> {
         self.cached.inner.store.find_now(id, now)
+    }
+
+    async fn find_latest(&self, id: KeyId) -> Found {
+        self.cached.find_latest(id).await
     }
 
     async fn insert(&self, record: KeyRecord) -> Result<bool, StoreError> {

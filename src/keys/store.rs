@@ -47,6 +47,19 @@ pub trait KeyStore: Send + Sync + 'static {
         None
     }
 
+    /// The record with that id as it is now: what a change is decided on.
+    ///
+    /// A stale answer here does harm for good: a key that another node has enabled is
+    /// not disabled, a successor gets the scopes of the past. The default is
+    /// [`KeyStore::find`]; a store that answers that from a cache or a replica must go
+    /// past it here.
+    fn find_latest(
+        &self,
+        id: KeyId,
+    ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send {
+        self.find(id)
+    }
+
     /// Adds a record, if there is none with its id: `false` if there is.
     fn insert(&self, record: KeyRecord) -> impl Future<Output = Result<bool, StoreError>> + Send;
 

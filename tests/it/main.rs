@@ -19,6 +19,7 @@ mod on_axum;
 mod refusals;
 mod regressions;
 mod restrictions;
+mod rotation;
 mod rules;
 #[cfg(feature = "tonic")]
 mod servers;

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tollgate::clock::{ManualClock, Timestamp};
 use tollgate::keys::{
-    KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers, StoreError,
+    Cached, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers, StoreError,
 };
 use tollgate::{ApiKeys, Identity, Rejection};
 use tower::{Service, ServiceExt};
@@ -30,6 +30,13 @@ pub(crate) fn clock() -> ManualClock {
 /// Keys with the prefix `acme` over any store, at [`NOW`].
 pub(crate) fn keys_over<S: KeyStore>(store: S) -> ApiKeys<S> {
     ApiKeys::new(store, peppers()).prefix("acme").clock(clock())
+}
+
+/// Keys as one of several nodes has them, each with a cache in front of the same store.
+pub(crate) fn node(store: &Scripted, clock: &ManualClock) -> ApiKeys<Cached<Scripted>> {
+    ApiKeys::new(Cached::new(store.clone()).clock(clock.clone()), peppers())
+        .prefix("acme")
+        .clock(clock.clone())
 }
 
 pub(crate) async fn issue<S: KeyStore>(keys: &ApiKeys<S>, new: NewKey) -> String {
