@@ -36,7 +36,8 @@ pub struct ApiKeys<S = MemoryKeys> {
 pub(crate) struct Shared<S> {
     pub(crate) store: S,
     pub(crate) look: Look,
-    pub(crate) uses: Uses,
+    /// Shared with those keys that go around the cache.
+    pub(crate) uses: Arc<Uses>,
     pub(crate) timer: Timer,
 }
 
@@ -142,7 +143,7 @@ impl<S: KeyStore> ApiKeys<S> {
             shared: Arc::new(Shared {
                 store,
                 look,
-                uses: Uses::default(),
+                uses: Arc::default(),
                 timer: Timer::default(),
             }),
         }
@@ -342,7 +343,7 @@ impl<S: KeyStore> ApiKeys<Cached<S>> {
         let shared = Shared {
             store,
             look: self.shared.look.clone(),
-            uses: Uses::default(),
+            uses: Arc::clone(&self.shared.uses),
             timer: Timer::default(),
         };
         ApiKeys {

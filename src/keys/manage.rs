@@ -45,7 +45,7 @@ impl<S: KeyStore> ApiKeys<S> {
     /// As [`ApiKeys::revoke`].
     pub async fn report_compromised(&self, id: KeyId) -> Result<Compromised, KeyError> {
         let record = self.end(id, EndCause::Compromised).await?;
-        let last_used = record.last_used.get();
+        let last_used = record.last_used.get().max(self.shared.uses.last(id));
         Ok(Compromised {
             record,
             last_used,
@@ -159,7 +159,8 @@ impl<S: KeyStore> ApiKeys<S> {
 pub struct Compromised {
     /// Its record, ended.
     pub record: Arc<KeyRecord>,
-    /// When it was last used, to about a minute.
+    /// When it was last used, to about a minute, as far as the store and this process
+    /// know.
     pub last_used: Option<Timestamp>,
     /// Within this it is refused everywhere.
     pub refused_within: Duration,

@@ -12,7 +12,7 @@ use tollgate::keys::{
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
 
-use crate::support::{NOW, Script, Scripted, clock, send, who, with};
+use crate::support::{NOW, Script, Scripted, clock, node, send, who, with};
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -490,6 +490,103 @@ async fn operators_hear_of_the_life_of_keys_and_of_their_misuse() {
         KeyEventKind::UsedAfterEnd(EndCause::Compromised),
     ];
     assert_eq!(kinds, expected);
+}
+
+#[tokio::test]
+async fn a_key_in_its_grace_is_told_of_once_a_minute_whatever_the_store_and_the_door() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let heard = Arc::new(Mutex::new(0));
+    let ears = Arc::clone(&heard);
+    let count = move |event: &KeyEvent| {
+        if matches!(event.kind, KeyEventKind::UsedInGrace { .. }) {
+            *ears.lock().unwrap() += 1;
+        }
+    };
+    // Neither has a record twice: the store makes a new one for each question.
+    let keys = node(&store, &clock).on_event(count);
+    let strict = keys.strict();
+    let old = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let key = old.key.expose();
+    assert_eq!(told(&strict, key, &clock).await, None);
+    clock.advance(Duration::from_millis(500));
+    keys.rotate(old.record.id, Rotation::with_grace(seconds(600)))
+        .await
+        .unwrap();
+    for minute in 1..4 {
+        for _ in 0..120 {
+            clock.advance(Duration::from_millis(499));
+            assert_eq!(told(&strict, key, &clock).await, None);
+            assert_eq!(told(&keys, key, &clock).await, None);
+        }
+        assert_eq!(*heard.lock().unwrap(), minute);
+        clock.advance(Duration::from_millis(120));
+    }
+}
+
+#[tokio::test]
+async fn a_report_knows_of_uses_that_the_store_has_not_heard_of() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let keys = node(&store, &clock);
+    let strict = keys.strict();
+    for through_cache in [true, false] {
+        let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let key = issued.key.expose();
+        let used_at = clock.now();
+        let refused = if through_cache {
+            told(&keys, key, &clock).await
+        } else {
+            told(&strict, key, &clock).await
+        };
+        assert_eq!(refused, None);
+        clock.advance(seconds(5));
+        let report = keys.report_compromised(issued.record.id).await.unwrap();
+        assert_eq!(report.last_used, Some(used_at));
+    }
+    assert_eq!(store.notes(), 0);
+}
+
+#[tokio::test]
+async fn a_report_around_the_cache_says_how_long_other_caches_may_hold_the_key() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let keys = node(&store, &clock);
+    let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let strict = keys.strict();
+    let report = strict.report_compromised(issued.record.id).await.unwrap();
+    assert_eq!(report.refused_within, keys.revocation_bound());
+}
+
+#[tokio::test]
+async fn a_key_that_was_revoked_after_its_time_stays_ended_when_the_clock_steps_back() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    let keys = keys.on_event(move |event| ears.lock().unwrap().push(event.kind));
+    let expiring = keys
+        .issue(NewKey::for_owner("alice").expires_in(seconds(10)))
+        .await
+        .unwrap();
+    let rotated = keys.issue(NewKey::for_owner("bob")).await.unwrap();
+    let grace = Rotation::with_grace(seconds(10));
+    keys.rotate(rotated.record.id, grace).await.unwrap();
+    clock.advance(seconds(20));
+    for (issued, cause) in [
+        (&expiring, EndCause::Expired),
+        (&rotated, EndCause::RotatedOut),
+    ] {
+        let id = issued.record.id;
+        let record = keys.revoke(id).await.unwrap();
+        let ended = record.ended.unwrap();
+        assert_eq!(ended.cause, cause, "the first cause wins");
+        assert_eq!(ended.at, NOW.saturating_add(seconds(10)));
+        assert_eq!(
+            heard.lock().unwrap().last(),
+            Some(&KeyEventKind::Ended(cause))
+        );
+        clock.set(NOW.saturating_add(seconds(5)));
+        assert_eq!(state(&keys, id, &clock).await, KeyState::Ended(cause));
+        clock.set(NOW.saturating_add(seconds(20)));
+    }
 }
 
 #[tokio::test]
