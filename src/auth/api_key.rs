@@ -184,8 +184,7 @@ async fn look_up<S: KeyStore>(
     now: Timestamp,
 ) -> Verdict {
     let found = shared
-        .timer
-        .within(shared.look.store_timeout, shared.store.find(id))
+        .find(id)
         .await
         .ok_or_else(|| Rejection::unavailable(Cause::StoreTimeout, now))?;
     let record = judge(&shared, &key, found, now)?;

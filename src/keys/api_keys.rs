@@ -19,7 +19,7 @@ use crate::keys::memory::MemoryKeys;
 use crate::keys::new_key::{Drawn, NewKey};
 use crate::keys::pepper::Peppers;
 use crate::keys::record::KeyRecord;
-use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
+use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
 use crate::lapse::ASK_EVERY;
 use crate::timeout::Timer;
 
@@ -90,6 +90,16 @@ impl Look {
         {
             tracing::error!(target: "tollgate::keys", %id, "the hook that hears of keys panicked");
         }
+    }
+}
+
+impl<S: KeyStore> Shared<S> {
+    /// The record of a key, unless that takes too long.
+    pub(crate) async fn find(
+        &self,
+        id: KeyId,
+    ) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+        find_within(&self.store, id, &self.timer, self.look.store_timeout).await
     }
 }
 
@@ -218,7 +228,9 @@ impl<S: KeyStore> ApiKeys<S> {
     }
 
     /// Sets how long the store may take to find a key, before the client gets 503:
-    /// 500 ms unless set. Enforced by tokio's timer, where there is one.
+    /// 500 ms unless set. Enforced by tokio's timer, where there is one. A store that
+    /// [has its own deadline](KeyStore::deadline) keeps to that, as
+    /// [`Cached`](Cached::timeout) does.
     ///
     /// # Panics
     /// If the keys were cloned already.
@@ -266,12 +278,14 @@ impl<S: KeyStore> ApiKeys<S> {
 
     /// How long [`Identity::lapsed`](crate::Identity::lapsed) may take to learn of the end
     /// of a key that was ended elsewhere: [`ApiKeys::revocation_bound`], the 5 s between
-    /// two questions, and [`ApiKeys::store_timeout`].
+    /// two questions, and how long the store may take.
     #[must_use]
     pub fn lapse_bound(&self) -> Duration {
+        let shared = &self.shared;
+        let wait = shared.store.deadline();
         self.revocation_bound()
             .saturating_add(ASK_EVERY)
-            .saturating_add(self.shared.look.store_timeout)
+            .saturating_add(wait.unwrap_or(shared.look.store_timeout))
     }
 
     /// Draws a key and stores its record. The key is in the answer and nowhere else.

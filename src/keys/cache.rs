@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::keys::flight::{Flight, Flights, Found, Landing};
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
-use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
+use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
 use crate::timeout::Timer;
 
 /// A cache in front of any store.
@@ -133,8 +133,10 @@ impl<S: KeyStore> Cached<S> {
         self.set(|settings| settings.stale_for = longest.min(LONGEST_STALE))
     }
 
-    /// Sets how long the store may take to find a key: 500 ms unless set. Enforced by
-    /// tokio's timer, where there is one.
+    /// Sets how long the store may take to find a key: 500 ms unless set. After that the
+    /// client gets a stale record, where that is allowed, or 503. It takes the place of
+    /// [`ApiKeys::store_timeout`](crate::ApiKeys::store_timeout). Enforced by tokio's
+    /// timer, where there is one.
     ///
     /// # Panics
     /// If the cache was cloned already.
@@ -184,7 +186,7 @@ impl<S: KeyStore> Cached<S> {
         let settings = &self.inner.settings;
         settings
             .fresh_for
-            .max(settings.timeout)
+            .max(self.inner.longest_wait())
             .saturating_add(settings.stale_for)
             .saturating_add(self.inner.store.staleness())
     }
@@ -291,14 +293,10 @@ impl<S: KeyStore> Inner<S> {
     /// Asks the store, and keeps the answer if nobody changed the key meanwhile.
     async fn read(&self, id: KeyId, landing: Landing) -> Found {
         let asked_at = self.settings.clock.now();
-        let found = match self
-            .timer
-            .within(self.settings.timeout, self.store.find(id))
+        let limit = self.settings.timeout;
+        let found = find_within(&self.store, id, &self.timer, limit)
             .await
-        {
-            Some(found) => found?,
-            None => return Err(StoreError::unavailable("the store took too long")),
-        };
+            .unwrap_or_else(|| Err(StoreError::unavailable("the store took too long")))?;
         landing.keep(|| match &found {
             Some(record) => {
                 self.misses.remove(&id);
@@ -316,6 +314,11 @@ impl<S: KeyStore> Inner<S> {
             }
         });
         Ok(found)
+    }
+
+    /// How long the store may take.
+    fn longest_wait(&self) -> Duration {
+        self.store.deadline().unwrap_or(self.settings.timeout)
     }
 
     /// Whether an answer of `asked_at` is good at `now`. One from the future is not: the
@@ -412,6 +415,10 @@ impl<S: KeyStore> KeyStore for Cached<S> {
         self.revocation_bound()
     }
 
+    fn deadline(&self) -> Option<Duration> {
+        Some(self.inner.longest_wait())
+    }
+
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {
         self.inner.store.list(filter).await
     }
@@ -488,6 +495,14 @@ impl<S: KeyStore> KeyStore for Strict<S> {
 
     fn staleness(&self) -> Duration {
         self.cached.inner.store.staleness()
+    }
+
+    fn settles_within(&self) -> Duration {
+        self.cached.settles_within()
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.cached.inner.store.deadline()
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {

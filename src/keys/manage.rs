@@ -49,7 +49,7 @@ impl<S: KeyStore> ApiKeys<S> {
         Ok(Compromised {
             record,
             last_used,
-            refused_within: self.revocation_bound(),
+            refused_within: self.shared.store.settles_within(),
         })
     }
 
@@ -162,7 +162,7 @@ pub struct Compromised {
     /// When it was last used, to about a minute, as far as the store and this process
     /// know.
     pub last_used: Option<Timestamp>,
-    /// Within this it is refused everywhere.
+    /// Within this it is refused by every node that is set up like this one.
     pub refused_within: Duration,
 }
 
