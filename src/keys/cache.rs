@@ -1,8 +1,8 @@
 //! [`Cached`]: answers of another store, for a while.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -54,6 +54,8 @@ struct Inner<S> {
     /// of the former must not keep the latter from being read again.
     unknown: Arc<Flights>,
     known: Arc<Flights>,
+    /// Keys that are being changed, once for each change.
+    changing: Mutex<Vec<KeyId>>,
     timer: Timer,
     stale_served: AtomicU64,
     turned_away: AtomicU64,
@@ -239,6 +241,7 @@ impl<S: KeyStore> Cached<S> {
             settings,
             unknown: Arc::default(),
             known: Arc::default(),
+            changing: Mutex::default(),
             timer: Timer::default(),
             stale_served: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
@@ -290,6 +293,11 @@ fn new_table<V: Clone>(capacity: usize) -> Table<V> {
 }
 
 impl<S: KeyStore> Inner<S> {
+    fn changing(&self) -> MutexGuard<'_, Vec<KeyId>> {
+        // Nothing in here panics halfway; what a panic elsewhere leaves is whole.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the store, and keeps the answer if nobody changed the key meanwhile.
     async fn read(&self, id: KeyId, landing: Landing) -> Found {
         let asked_at = self.settings.clock.now();
@@ -345,15 +353,14 @@ impl<S: KeyStore> KeyStore for Cached<S> {
                 StoreError::unavailable("the store is asked enough already")
             }
         };
+        let settings = &inner.settings;
+        if settings.stale_for.is_zero() || inner.changing().contains(&id) {
+            return Err(failure);
+        }
         // Looked up anew: a key that was changed meanwhile is not there any more.
-        let life = inner
-            .settings
-            .fresh_for
-            .saturating_add(inner.settings.stale_for);
-        let now = inner.settings.clock.now();
-        let usable = |hit: &Hit| {
-            !inner.settings.stale_for.is_zero() && Inner::<S>::is_within(hit.asked_at, life, now)
-        };
+        let life = settings.fresh_for.saturating_add(settings.stale_for);
+        let now = settings.clock.now();
+        let usable = |hit: &Hit| Inner::<S>::is_within(hit.asked_at, life, now);
         let Some(stale) = inner.hits.peek(&id).filter(usable) else {
             return Err(failure);
         };
@@ -377,30 +384,18 @@ impl<S: KeyStore> KeyStore for Cached<S> {
     }
 
     async fn insert(&self, record: KeyRecord) -> Result<bool, StoreError> {
-        let forget = Forget {
-            cached: self,
-            id: record.id,
-        };
-        let inserted = self.inner.store.insert(record).await;
-        drop(forget);
-        inserted
+        let _changing = Changing::new(self, record.id);
+        self.inner.store.insert(record).await
     }
 
     async fn update(&self, record: KeyRecord) -> Result<bool, StoreError> {
-        let forget = Forget {
-            cached: self,
-            id: record.id,
-        };
-        let updated = self.inner.store.update(record).await;
-        drop(forget);
-        updated
+        let _changing = Changing::new(self, record.id);
+        self.inner.store.update(record).await
     }
 
     async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
-        let forget = Forget { cached: self, id };
-        let removed = self.inner.store.remove(id).await;
-        drop(forget);
-        removed
+        let _changing = Changing::new(self, id);
+        self.inner.store.remove(id).await
     }
 
     fn keeps_uses(&self) -> bool {
@@ -424,15 +419,29 @@ impl<S: KeyStore> KeyStore for Cached<S> {
     }
 }
 
-/// Forgets a key when a change is through, or was given up halfway: who knows what it did.
-struct Forget<'a, S: KeyStore> {
+/// A change that is under way. What was known of the key before is forgotten at once, and
+/// what is learnt meanwhile when it is through, or was given up halfway: who knows what it
+/// did.
+struct Changing<'a, S: KeyStore> {
     cached: &'a Cached<S>,
     id: KeyId,
 }
 
-impl<S: KeyStore> Drop for Forget<'_, S> {
+impl<'a, S: KeyStore> Changing<'a, S> {
+    fn new(cached: &'a Cached<S>, id: KeyId) -> Self {
+        cached.inner.changing().push(id);
+        cached.forget(id);
+        Self { cached, id }
+    }
+}
+
+impl<S: KeyStore> Drop for Changing<'_, S> {
     fn drop(&mut self) {
         self.cached.forget(self.id);
+        let mut changing = self.cached.inner.changing();
+        if let Some(place) = changing.iter().position(|id| *id == self.id) {
+            changing.swap_remove(place);
+        }
     }
 }
 
