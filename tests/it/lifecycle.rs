@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tollgate::clock::{Clock, ManualClock, Timestamp};
 use tollgate::keys::{
-    Cached, EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, LifecycleError,
+    EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, LifecycleError,
     MemoryKeys, NewKey, Peppers, Rotation,
 };
 use tollgate::{ApiKeys, AuthLayer};
@@ -647,18 +647,6 @@ async fn the_store_hears_when_keys_were_used_once_a_minute_and_off_the_path() {
         1,
         "the store is held by the test alone, and by nobody's task"
     );
-}
-
-#[tokio::test]
-async fn every_store_keeps_the_contract() {
-    tollgate::testing::key_store_conforms(async || MemoryKeys::new()).await;
-    tollgate::testing::key_store_conforms(async || Scripted::new(Script::Later)).await;
-    tollgate::testing::key_store_conforms(async || Cached::new(MemoryKeys::new())).await;
-    tollgate::testing::key_store_conforms(async || {
-        Cached::new(Scripted::new(Script::Later)).stale_on_error(seconds(60))
-    })
-    .await;
-    tollgate::testing::key_store_conforms(async || Cached::new(MemoryKeys::new()).strict()).await;
 }
 
 #[test]

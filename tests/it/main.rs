@@ -3,6 +3,7 @@
 mod authorization;
 mod cache;
 mod carriers;
+mod conformance;
 mod contract;
 mod examples;
 #[cfg(feature = "tonic")]
