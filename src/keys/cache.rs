@@ -380,7 +380,10 @@ impl<S: KeyStore> KeyStore for Cached<S> {
     }
 
     async fn find_latest(&self, id: KeyId) -> Found {
-        self.inner.store.find_latest(id).await
+        let latest = self.inner.store.find_latest(id).await?;
+        // A command that finds nothing left to do holds from now on like any other.
+        self.forget(id);
+        Ok(latest)
     }
 
     async fn insert(&self, record: KeyRecord) -> Result<bool, StoreError> {

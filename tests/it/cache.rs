@@ -126,6 +126,14 @@ async fn commands_are_decided_on_what_is_stored_not_on_what_is_cached() {
     here.disable(id).await.unwrap();
     let stored = store.memory.find(id).await.unwrap().unwrap();
     assert_eq!(stored.state(NOW), KeyState::Disabled);
+    // What is done already holds here at once all the same.
+    let key = issued.key.expose();
+    here.enable(id).await.unwrap();
+    assert_eq!(ask(&here, key, &clock).await.status, 200);
+    there.revoke(id).await.unwrap();
+    assert_eq!(ask(&here, key, &clock).await.status, 200);
+    here.revoke(id).await.unwrap();
+    assert_eq!(ask(&here, key, &clock).await.code(), "credential_revoked");
     // Nor is one that another node has issued unknown to a report of a leak.
     let guess = guess(1);
     assert!(here.report_leaked(&guess).await.unwrap().is_none());

@@ -17,6 +17,7 @@ mod lapse;
 mod leaks;
 mod lifecycle;
 mod on_axum;
+mod paper;
 mod refusals;
 mod regressions;
 mod restrictions;
