@@ -440,26 +440,36 @@ async fn a_stale_record_is_answered_only_where_that_was_asked_for_and_never_past
 
 #[tokio::test]
 async fn no_stale_record_is_answered_while_its_key_is_being_changed() {
-    let (store, clock) = (Scripted::new(Script::Later), clock());
-    let node = Node::with(&store, &clock, |cached| cached.stale_on_error(seconds(60)));
-    let issued = node.keys.issue(NewKey::for_owner("alice")).await.unwrap();
-    let key = issued.key.expose();
-    assert_eq!(node.answer(key).await.status, 200);
-    store.hang_updates(true);
-    let mut revoke = Box::pin(node.keys.revoke(issued.record.id));
-    for _ in 0..3 {
-        assert!(futures_util::poll!(&mut revoke).is_pending());
+    for is_command in [true, false] {
+        let (store, clock) = (Scripted::new(Script::Later), clock());
+        let node = Node::with(&store, &clock, |cached| cached.stale_on_error(seconds(60)));
+        let issued = node.keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let key = issued.key.expose();
+        assert_eq!(node.answer(key).await.status, 200);
+        store.hang_updates(true);
+        let mut change = Box::pin(async {
+            if is_command {
+                return node.keys.revoke(issued.record.id).await.is_ok();
+            }
+            let mut disabled = issued.record.clone();
+            disabled.disabled_at = Some(NOW);
+            disabled.revision += 1;
+            node.keys.store().update(disabled).await.is_ok()
+        });
+        for _ in 0..3 {
+            assert!(futures_util::poll!(&mut change).is_pending());
+        }
+        // What was cached before is out of date, and what is learnt meanwhile may be.
+        let before = store.finds();
+        node.answer(key).await;
+        assert_eq!(store.finds(), before + 1);
+        clock.advance(seconds(20));
+        store.fail_finds(true);
+        assert_eq!(node.answer(key).await.status, 503);
+        drop(change);
+        assert_eq!(node.answer(key).await.status, 503);
+        assert_eq!(node.keys.store().stale_served(), 0);
     }
-    // What was cached before is out of date, and what is learnt meanwhile may be.
-    let before = store.finds();
-    node.answer(key).await;
-    assert_eq!(store.finds(), before + 1);
-    clock.advance(seconds(20));
-    store.fail_finds(true);
-    assert_eq!(node.answer(key).await.status, 503);
-    drop(revoke);
-    assert_eq!(node.answer(key).await.status, 503);
-    assert_eq!(node.keys.store().stale_served(), 0);
 }
 
 #[tokio::test(start_paused = true)]
