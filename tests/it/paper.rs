@@ -136,7 +136,7 @@ impl Paper {
 #[derive(Clone, Debug)]
 enum Step {
     Wait(u64),
-    StepBack(u64),
+    Back(u64),
     /// A command, which key it is for, and which node is told.
     Do(Command, usize, usize),
 }
@@ -165,7 +165,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(
         prop_oneof![
             3 => (0_u64..40).prop_map(Step::Wait),
-            1 => (1_u64..60).prop_map(Step::StepBack),
+            1 => (1_u64..60).prop_map(Step::Back),
             12 => (command, 0_usize..6, 0_usize..2)
                 .prop_map(|(command, key, node)| Step::Do(command, key, node)),
         ],
@@ -290,7 +290,7 @@ async fn live<S: KeyStore, V: KeyStore>(
     for step in steps {
         match step {
             Step::Wait(seconds) => lineage.set(lineage.now() + seconds),
-            Step::StepBack(seconds) => lineage.set(lineage.now().saturating_sub(seconds)),
+            Step::Back(seconds) => lineage.set(lineage.now().saturating_sub(seconds)),
             Step::Do(command, key, node) => {
                 let (key, keys) = (key % lineage.papers.len(), &nodes[node % nodes.len()]);
                 lineage.command(keys, command, key).await;
