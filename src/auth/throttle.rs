@@ -2,8 +2,8 @@
 //!
 //! It stands *outside* of `AuthLayer`. Before a request is looked at, its network is
 //! charged for one failure; the charge is given back as soon as the request turns out
-//! not to be one: when the door has found the caller good, when it refuses for any other
-//! reason than a wrong secret, or when the client goes away. A network that cannot be
+//! not to be one: when the door lets it in, when it refuses for any other reason than a
+//! wrong secret, or when the client goes away. A network that cannot be
 //! charged gets 429, whatever it shows.
 //!
 //! Networks are charged, never keys: nobody can lock a caller out by guessing at their
