@@ -5,15 +5,16 @@ use std::convert::Infallible;
 use std::future::{Future, Ready, poll_fn, ready};
 use std::hint::black_box;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body::Body;
 use http_body_util::Empty;
-use tollgate::keys::NewKey;
+use tollgate::keys::{Cached, KeyStore, MemoryKeys, NewKey, Peppers};
 use tollgate::testing::TestKeys;
-use tollgate::{AuthLayer, RequireLayer, scope};
+use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 /// One case: sends a request through a service, and tells the status of the answer.
@@ -57,6 +58,29 @@ impl Scenario {
             .unwrap_or(200);
         assert_eq!(status, expected, "{name}");
         scenario
+    }
+
+    /// A good key behind a cache, and what goes before each of its requests: nothing, or
+    /// a flood of ids that nobody has.
+    #[allow(dead_code, reason = "not counted in instructions")]
+    pub(crate) fn beside_flood(per_request: usize) -> (Self, impl Fn() + Sync) {
+        let records = MemoryKeys::new();
+        let peppers = Peppers::random();
+        let stored = ApiKeys::new(records.clone(), peppers.clone()).prefix("acme");
+        let issued = now(stored.issue(NewKey::for_owner("acct"))).expect("memory does not fail");
+        let cached = Cached::new(records);
+        let door = AuthLayer::new(ApiKeys::new(cached.clone(), peppers).prefix("acme"));
+        let good = Self::new(door.layer(Inner), Some(issued.key.expose()));
+        let next = AtomicU32::new(0);
+        let flood = move || {
+            for _ in 0..per_request {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let id = format!("{n:012}").parse().expect("digits");
+                let found = now(cached.find(id)).expect("memory does not fail");
+                assert!(found.is_none());
+            }
+        };
+        (good, flood)
     }
 
     /// One request, to its end.

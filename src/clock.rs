@@ -44,6 +44,11 @@ impl Timestamp {
         self.0
     }
 
+    /// The instant so many nanoseconds after the Unix epoch.
+    pub(crate) const fn from_unix_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
     /// This instant moved into the future.
     #[must_use]
     pub fn saturating_add(self, by: Duration) -> Self {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use http::header::FORWARDED;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::config::{ConfigError, literal};
@@ -135,27 +135,14 @@ impl ClientNetwork {
     #[must_use]
     pub fn address(&self, request: &Parts) -> Option<IpAddr> {
         let peer = self.peer_of(request)?;
-        if !self.is_trusted(peer) {
-            return Some(peer);
-        }
-        let entries = match self.field {
-            Field::XForwardedFor => listed(&request.headers, &X_FORWARDED_FOR),
-            Field::Forwarded => forwarded(&request.headers, "for"),
-        };
-        let Some(entries) = entries else {
-            return Some(peer);
-        };
-        let mut client = peer;
-        for entry in entries.iter().rev() {
-            let Some(address) = parse_address(entry) else {
-                return Some(peer);
-            };
-            client = address;
-            if !self.is_trusted(client) {
-                break;
-            }
-        }
-        Some(client)
+        Some(self.walk(peer, request).unwrap_or(peer))
+    }
+
+    /// Whether the client is on this machine. One that cannot be told from a proxy is not.
+    pub(crate) fn is_loopback(&self, request: &Parts) -> bool {
+        self.peer_of(request)
+            .and_then(|peer| self.walk(peer, request))
+            .is_some_and(|client| client.is_loopback())
     }
 
     /// The network that a client is counted as.
@@ -171,7 +158,8 @@ impl ClientNetwork {
     }
 
     /// Whether trusted proxies say that the client came over TLS; none if nobody who
-    /// is trusted says anything. In a list, every entry must say so.
+    /// is trusted says anything. In a list, every entry must say so, and what cannot be
+    /// read does not.
     pub(crate) fn is_https(&self, request: &Parts) -> Option<bool> {
         if !self.is_trusted(self.peer_of(request)?) {
             return None;
@@ -179,11 +167,30 @@ impl ClientNetwork {
         let entries = match self.field {
             Field::XForwardedFor => listed(&request.headers, &X_FORWARDED_PROTO),
             Field::Forwarded => forwarded(&request.headers, "proto"),
-        }?;
+        };
         let all = entries
             .iter()
-            .all(|entry| entry.eq_ignore_ascii_case("https"));
+            .all(|entry| entry.eq_ignore_ascii_case(b"https"));
         (!entries.is_empty()).then_some(all)
+    }
+
+    /// Walks from the peer to the client; none if an entry on the way does not parse.
+    fn walk(&self, peer: IpAddr, request: &Parts) -> Option<IpAddr> {
+        if !self.is_trusted(peer) {
+            return Some(peer);
+        }
+        let entries = match self.field {
+            Field::XForwardedFor => listed(&request.headers, &X_FORWARDED_FOR),
+            Field::Forwarded => forwarded(&request.headers, "for"),
+        };
+        let mut client = peer;
+        for entry in entries.iter().rev() {
+            client = parse_address(entry)?;
+            if !self.is_trusted(client) {
+                break;
+            }
+        }
+        Some(client)
     }
 
     fn peer_of(&self, request: &Parts) -> Option<IpAddr> {
@@ -210,12 +217,27 @@ impl fmt::Debug for ClientNetwork {
     }
 }
 
-/// A network in CIDR notation, or a single address.
+/// A network in CIDR notation, or a single address. IPv4 in IPv6 is IPv4.
 pub(crate) fn parse_network(text: &str) -> Result<IpNet, ConfigError> {
     let network = text
         .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| ConfigError::new(format!("{text:?} is neither an address nor a network")))
+    network
+        .map(canonical)
+        .map_err(|_| ConfigError::new(format!("{text:?} is neither an address nor a network")))
+}
+
+fn canonical(network: IpNet) -> IpNet {
+    let IpAddr::V4(address) = network.addr().to_canonical() else {
+        return network;
+    };
+    let bits = match network {
+        IpNet::V4(_) => return network,
+        IpNet::V6(network) => network.prefix_len(),
+    };
+    // A prefix that is shorter than that of all mapped addresses is of more than those.
+    bits.checked_sub(96)
+        .map_or(network, |bits| IpNet::new_assert(address.into(), bits))
 }
 
 fn peer_address(request: &Parts) -> Option<IpAddr> {
@@ -233,45 +255,70 @@ fn peer_address(request: &Parts) -> Option<IpAddr> {
     None
 }
 
-/// The entries of all lines of a list field; none if one of them is not ASCII.
-fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Vec<&'a str>> {
-    let mut entries = Vec::new();
-    for line in headers.get_all(name) {
-        entries.extend(line.to_str().ok()?.split(',').map(str::trim));
-    }
-    Some(entries)
+/// The entries of all lines of a list field.
+fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
+    let lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    lines
+        .flat_map(|line| line.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .collect()
 }
 
-/// The values of a parameter in all elements of `Forwarded` (RFC 7239 §4), an empty
-/// text where an element has none; none if a line is not ASCII.
-fn forwarded<'a>(headers: &'a HeaderMap, parameter: &str) -> Option<Vec<&'a str>> {
+/// The values of a parameter in all elements of `Forwarded` (RFC 7239 §4), an empty one
+/// where an element has none.
+fn forwarded<'a>(headers: &'a HeaderMap, parameter: &str) -> Vec<&'a [u8]> {
     let mut values = Vec::new();
     for line in headers.get_all(FORWARDED) {
-        for element in unquoted_split(line.to_str().ok()?, ',') {
-            let mut pairs = unquoted_split(element, ';').filter_map(|pair| pair.split_once('='));
-            let value = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case(parameter));
-            let value = value.map_or("", |(_, value)| value.trim());
-            let inner = value
-                .strip_prefix('"')
-                .and_then(|value| value.strip_suffix('"'));
-            values.push(inner.unwrap_or(value));
+        match unquoted_split(line.as_bytes(), b',') {
+            Some(elements) => values.extend(
+                elements
+                    .into_iter()
+                    .map(|element| value_of(element, parameter).unwrap_or_default()),
+            ),
+            // Nobody knows where the elements of this line end, so it is a single one.
+            None => values.push(&[][..]),
         }
     }
-    Some(values)
+    values
 }
 
-/// Splits where the separator does not stand in quotes.
-fn unquoted_split(text: &str, separator: char) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    text.split(move |c| {
-        quoted ^= c == '"';
-        c == separator && !quoted
+/// The value of a parameter. One with an escape in it is left as it is: no address and
+/// no scheme needs any.
+fn value_of<'a>(element: &'a [u8], parameter: &str) -> Option<&'a [u8]> {
+    unquoted_split(element, b';')?.into_iter().find_map(|pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
+        let inner = value
+            .strip_prefix(b"\"")
+            .and_then(|value| value.strip_suffix(b"\""));
+        name.eq_ignore_ascii_case(parameter.as_bytes())
+            .then_some(inner.unwrap_or(value))
     })
-    .map(str::trim)
+}
+
+/// Splits where the separator does not stand in quotes (RFC 9110 §5.6.4); none if a quote
+/// is left open.
+fn unquoted_split(text: &[u8], separator: u8) -> Option<Vec<&[u8]>> {
+    let (mut quoted, mut escaped) = (false, false);
+    let parts = text
+        .split(|byte| {
+            if escaped {
+                escaped = false;
+            } else if quoted && *byte == b'\\' {
+                escaped = true;
+            } else if *byte == b'"' {
+                quoted = !quoted;
+            }
+            *byte == separator && !quoted
+        })
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    (!quoted).then_some(parts)
 }
 
 /// An address as proxies write it: bare, in brackets, with a port.
-fn parse_address(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?;
     let bracketed = || {
         text.strip_prefix('[')?
             .strip_suffix(']')?
@@ -347,8 +394,60 @@ mod tests {
                 .collect();
             assert_eq!(address(&network, "10.0.0.1", &fields), client, "{lines:?}");
         }
-        let odd: &[(&'static str, &[u8])] = &[("x-forwarded-for", b"1.2.3.4, \xff")];
-        assert_eq!(address(&network, "10.0.0.1", odd), "10.0.0.1");
+    }
+
+    #[test]
+    fn what_stands_left_of_the_client_may_be_anything() {
+        let network = ClientNetwork::peer().trust(["10.0.0.0/8"]);
+        let walk = |field: &'static str, lines: &[&[u8]]| {
+            let fields: Vec<(&'static str, &[u8])> =
+                lines.iter().map(|line| (field, *line)).collect();
+            let network = match field {
+                "forwarded" => network.clone().forwarded(),
+                _ => network.clone(),
+            };
+            address(&network, "10.0.0.1", &fields)
+        };
+        assert_eq!(walk("x-forwarded-for", &[b"\xff, 1.2.3.4"]), "1.2.3.4");
+        assert_eq!(walk("x-forwarded-for", &[b"\xff", b"1.2.3.4"]), "1.2.3.4");
+        assert_eq!(walk("x-forwarded-for", &[b"1.2.3.4, \xff"]), "10.0.0.1");
+        assert_eq!(walk("forwarded", &[b"for=\xff, for=1.2.3.4"]), "1.2.3.4");
+        assert_eq!(walk("forwarded", &[b"for=\"", b"for=1.2.3.4"]), "1.2.3.4");
+        assert_eq!(walk("forwarded", &[b"for=1.2.3.4, for=\xff"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn quotes_of_a_client_do_not_hide_what_the_proxy_has_written() {
+        let network = ClientNetwork::peer().trust(["10.0.0.1"]).forwarded();
+        for (line, client) in [
+            (r#"for=10.1.1.1;x="\"", for=1.2.3.4"#, "1.2.3.4"),
+            (r#"for=10.1.1.1;x="\\", for=1.2.3.4"#, "1.2.3.4"),
+            (r#"for=10.1.1.1;x="a\",\"b", for=1.2.3.4"#, "1.2.3.4"),
+            // A quote that is left open makes one element of all, and it has no address.
+            (r#"for=10.1.1.1;x=", for=1.2.3.4"#, "10.0.0.1"),
+            (r#"for=10.1.1.1;x=", for="1.2.3.4""#, "10.0.0.1"),
+            (r#"for=10.1.1.1;x=\", for=1.2.3.4"#, "10.0.0.1"),
+            (r#"for=10.1.1.1;x="\, for=1.2.3.4"#, "10.0.0.1"),
+            (r#"for=10.1.1.1;x="\, for="1.2.3.4""#, "10.0.0.1"),
+        ] {
+            let fields: &[(&'static str, &[u8])] = &[("forwarded", line.as_bytes())];
+            assert_eq!(address(&network, "10.0.0.1", fields), client, "{line}");
+        }
+    }
+
+    #[test]
+    fn networks_of_mapped_addresses_are_those_of_ipv4() {
+        for (trusted, client) in [
+            ("::ffff:10.0.0.1", "1.2.3.4"),
+            ("::ffff:10.0.0.0/104", "1.2.3.4"),
+            ("::ffff:0:0/96", "1.2.3.4"),
+            ("::ffff:11.0.0.0/104", "10.0.0.1"),
+            ("::/0", "10.0.0.1"),
+        ] {
+            let network = ClientNetwork::peer().trust([trusted]);
+            let xff: &[(&'static str, &[u8])] = &[("x-forwarded-for", b"1.2.3.4, 10.0.0.1")];
+            assert_eq!(address(&network, "10.0.0.1", xff), client, "{trusted}");
+        }
     }
 
     #[test]
@@ -402,6 +501,8 @@ mod tests {
         assert_eq!(proto("10.0.0.1", "garbage"), Some(false));
         assert_eq!(proto("9.9.9.9", "https"), None, "nobody asked them");
         assert_eq!(network.is_https(&request("10.0.0.1", &[])), None);
+        let odd: &[(&'static str, &[u8])] = &[("x-forwarded-proto", b"\xff, https")];
+        assert_eq!(network.is_https(&request("10.0.0.1", odd)), Some(false));
     }
 
     #[test]

@@ -95,8 +95,10 @@ pub(crate) struct Voice {
     /// By reason and scheme; made at first use.
     prepared: Vec<OnceLock<Prepared>>,
     /// By what sets them apart.
-    scoped: Arc<RwLock<HashMap<(Reason, Scheme, ScopeSet), Prepared>>>,
+    scoped: Arc<RwLock<Scoped>>,
 }
+
+type Scoped = HashMap<(Reason, Scheme, ScopeSet), Prepared>;
 
 /// How many sets of scopes answers are kept for. Requirements are written by the
 /// operator; only expressions with many facts make more of them.

@@ -52,14 +52,12 @@ pub trait RequestExt: sealed::Sealed {
     /// # Errors
     /// `UNAUTHENTICATED` if an optional door let the caller in without a credential,
     /// `INTERNAL` if no `AuthLayer` covers the service: the log names the fix.
-    #[expect(clippy::result_large_err, reason = "it is what a tonic method returns")]
     fn identity(&self) -> Result<&Identity, Status>;
 
     /// Who calls, for methods behind an optional door: `None` if they are anonymous.
     ///
     /// # Errors
     /// `INTERNAL` if no `AuthLayer` covers the service.
-    #[expect(clippy::result_large_err, reason = "it is what a tonic method returns")]
     fn optional_identity(&self) -> Result<Option<&Identity>, Status>;
 }
 

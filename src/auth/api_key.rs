@@ -69,7 +69,7 @@ impl<S: KeyStore> ApiKeys<S> {
         let found = self
             .shared
             .timer
-            .within(look.store_timeout, self.shared.store.find(id))
+            .within(look.store_timeout, self.shared.store.find_latest(id))
             .await;
         let Some(Ok(Some(record))) = found else {
             return;
@@ -184,8 +184,7 @@ async fn look_up<S: KeyStore>(
     now: Timestamp,
 ) -> Verdict {
     let found = shared
-        .timer
-        .within(shared.look.store_timeout, shared.store.find(id))
+        .find(id)
         .await
         .ok_or_else(|| Rejection::unavailable(Cause::StoreTimeout, now))?;
     let record = judge(&shared, &key, found, now)?;

@@ -186,6 +186,9 @@ impl<A: Authenticate> Check for Auth<A> {
             expiration: None,
             head: parts.method == Method::HEAD,
         };
+        if let Some(reservation) = parts.extensions.remove::<Reservation>() {
+            reservation.give_back();
+        }
         let Some(identity) = identity else {
             parts.extensions.remove::<Identity>();
             parts.extensions.insert(Anonymous { preflight });
@@ -215,9 +218,6 @@ impl<A: Authenticate> Check for Auth<A> {
                 .expires_at()
                 .filter(|end| end.since(identity.judged_at) <= window)
         });
-        if let Some(reservation) = parts.extensions.remove::<Reservation>() {
-            reservation.give_back();
-        }
         // What an optional door outside has noted is not true any more.
         parts.extensions.remove::<Anonymous>();
         parts.extensions.insert(identity);

@@ -60,8 +60,9 @@ impl Failures {
                     paid_until: now,
                 };
             }
-            slots[index].paid_until = self.rate.pay(slots[index].paid_until, now)?;
-            Ok(())
+            let (paid_until, charged) = self.rate.pay(slots[index].paid_until, now);
+            slots[index].paid_until = paid_until;
+            charged
         })
     }
 

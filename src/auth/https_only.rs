@@ -276,12 +276,7 @@ impl Rule {
             Some(false) => Transport::Plain,
             None => known(&parts.extensions).unwrap_or(Transport::Plain),
         };
-        let local = || {
-            self.clients
-                .address(parts)
-                .is_some_and(|client| client.is_loopback())
-        };
-        if self.allow_loopback && local() {
+        if self.allow_loopback && self.clients.is_loopback(parts) {
             Transport::Tls
         } else {
             said

@@ -86,6 +86,7 @@ pub mod https_only;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 pub mod jwt;
 mod layer;
+mod query;
 pub mod resource;
 mod source;
 pub mod throttle;
@@ -107,4 +108,4 @@ pub use source::{CredentialSource, Source};
 pub use throttle::ThrottleLayer;
 
 #[cfg(feature = "axum")]
-pub(crate) use source::with_query;
+pub(crate) use query::with_query;

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use percent_encoding::percent_decode_str;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use crate::auth::query::{has_credential, take_query};
 use crate::auth::websocket::WebSocketProtocol;
 use crate::config::{ConfigError, literal};
 use crate::credential::{Credential, Scheme, is_token68};
@@ -159,7 +158,7 @@ impl Source {
         }
     }
 
-    fn is_query(&self, parameter: &str) -> bool {
+    pub(super) fn is_query(&self, parameter: &str) -> bool {
         matches!(&self.0, Place::Query(name) if **name == *parameter)
     }
 
@@ -333,41 +332,6 @@ fn take_value(
     Some(value)
 }
 
-fn take_query(
-    parts: &mut Parts,
-    wanted: &str,
-    rules: &TakeRules,
-) -> Result<Option<Credential>, Rejection> {
-    let Some(query) = parts.uri.query() else {
-        return Ok(None);
-    };
-    let mut found = parameters(query).filter(|(_, name, _)| *name == wanted);
-    let Some((parameter, _, value)) = found.next() else {
-        return Ok(None);
-    };
-    if found.next().is_some() {
-        return Err(ambiguous(Cause::CarrierRepeated));
-    }
-    if value.is_empty() {
-        return Err(malformed(Cause::EmptyCarrier, Scheme::ApiKey));
-    }
-    let credential = Credential::new(value.as_bytes());
-    if rules.keep {
-        return Ok(Some(credential));
-    }
-    let rest: Vec<&str> = parameters(query)
-        .map(|(text, ..)| text)
-        .filter(|text| !std::ptr::eq(*text, parameter))
-        .collect();
-    let redacted = with_query(&parts.uri, &rest.join("&"));
-    drop(found);
-    // The axum router keeps a copy of the URI beside the request.
-    #[cfg(feature = "axum")]
-    crate::axum::redact_uri(&mut parts.extensions, &redacted);
-    parts.uri = redacted;
-    Ok(Some(credential))
-}
-
 fn take_cookie(
     parts: &mut Parts,
     wanted: &str,
@@ -453,14 +417,6 @@ fn names_known_scheme(list: &[u8]) -> bool {
     })
 }
 
-/// The parameters of a query: each as it stands, its name, its value.
-fn parameters(query: &str) -> impl Iterator<Item = (&str, &str, &str)> {
-    query.split('&').map(|text| {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        (text, name, value)
-    })
-}
-
 /// The cookies of a line, each as it stands (RFC 6265 §4.2.1).
 fn cookies(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let all = line.as_bytes().split(|byte| *byte == b';');
@@ -473,33 +429,6 @@ fn name_of_cookie(cookie: &[u8]) -> &[u8] {
     &cookie[..end.unwrap_or(cookie.len())]
 }
 
-/// Whether a query has a credential in it, in other parameters than those that it may
-/// stand in.
-///
-/// Words of it are looked at, whatever they are part of, also where they are spelt with
-/// percent signs: `k=v`, `v` alone, `a;b`, `Bearer%20v`.
-fn has_credential(query: &str, sources: &[Source], claims: impl Fn(&[u8]) -> bool) -> bool {
-    query.split('&').any(|parameter| {
-        let name = parameter.split('=').next().unwrap_or_default();
-        if sources.iter().any(|source| source.is_query(name)) {
-            return false;
-        }
-        // RFC 6750 §2.3 gives it this name, whatever it looks like.
-        if name == "access_token" {
-            return true;
-        }
-        if parameter.len() < SHORTEST_CREDENTIAL {
-            return false;
-        }
-        let decoded: Vec<u8> = percent_decode_str(parameter).collect();
-        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-        decoded.split(|byte| !is_part(byte)).any(&claims)
-    })
-}
-
-/// What is shorter cannot be one: the two shortest words, and the rest of a key.
-const SHORTEST_CREDENTIAL: usize = 57;
-
 /// A name that means itself in a query and in a cookie.
 fn plain(name: &str) -> Result<Box<str>, ConfigError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -511,24 +440,11 @@ fn plain(name: &str) -> Result<Box<str>, ConfigError> {
     )))
 }
 
-/// The same URI with another query.
-pub(crate) fn with_query(uri: &Uri, query: &str) -> Uri {
-    let mut parts = uri.clone().into_parts();
-    let text = if query.is_empty() {
-        uri.path().into()
-    } else {
-        format!("{}?{query}", uri.path())
-    };
-    parts.path_and_query = PathAndQuery::try_from(text).ok();
-    // A path and a part of its query are valid together; if not, nothing is kept.
-    Uri::from_parts(parts).unwrap_or_default()
-}
-
-fn ambiguous(cause: Cause) -> Rejection {
+pub(super) fn ambiguous(cause: Cause) -> Rejection {
     Rejection::new(Reason::CredentialsAmbiguous, cause)
 }
 
-fn malformed(cause: Cause, scheme: Scheme) -> Rejection {
+pub(super) fn malformed(cause: Cause, scheme: Scheme) -> Rejection {
     let mut rejection = Rejection::new(Reason::RequestMalformed, cause);
     rejection.scheme = Some(scheme);
     rejection

@@ -2,8 +2,8 @@
 //!
 //! It stands *outside* of `AuthLayer`. Before a request is looked at, its network is
 //! charged for one failure; the charge is given back as soon as the request turns out
-//! not to be one: when the door has found the caller good, when it refuses for any other
-//! reason than a wrong secret, or when the client goes away. A network that cannot be
+//! not to be one: when the door lets it in, when it refuses for any other reason than a
+//! wrong secret, or when the client goes away. A network that cannot be
 //! charged gets 429, whatever it shows.
 //!
 //! Networks are charged, never keys: nobody can lock a caller out by guessing at their
@@ -245,18 +245,23 @@ impl Check for Throttled {
             let rejection = Rejection::new(Reason::TooManyFailures, Cause::NetworkThrottled);
             return Err(rejection.with_retry_after(wait)).into();
         }
-        let failures = Arc::clone(&throttle.failures);
         let charge = Charge {
-            failures,
+            throttle: Arc::clone(&self.throttle),
             network,
-            settled: AtomicBool::new(false),
+            given_back: AtomicBool::new(false),
         };
-        Ok(Some(Reservation(Arc::new(charge)))).into()
+        let reservation = Reservation {
+            charge: Arc::new(charge),
+            outer: None,
+        };
+        Ok(Some(reservation)).into()
     }
 
     fn admit(&self, parts: &mut Parts, pass: Self::Pass) -> Result<ThrottleStamp, Rejection> {
-        if let Some(reservation) = &pass {
-            parts.extensions.insert(reservation.clone());
+        if let Some(own) = &pass {
+            let outer = parts.extensions.remove::<Reservation>().map(Box::new);
+            let charge = Arc::clone(&own.charge);
+            parts.extensions.insert(Reservation { charge, outer });
         }
         Ok(ThrottleStamp(pass))
     }
@@ -266,20 +271,27 @@ impl Check for Throttled {
     }
 }
 
-/// A charge that may yet be given back. It stands in the request, so that the door can
-/// do so the moment it knows better; and it is given back when nobody holds it.
+/// Charges that may yet be given back. They stand in the request, so that the door can
+/// do so the moment it knows better.
 #[derive(Clone)]
-pub struct Reservation(Arc<Charge>);
+pub struct Reservation {
+    charge: Arc<Charge>,
+    /// That of a throttle outside of this one.
+    outer: Option<Box<Self>>,
+}
 
 struct Charge {
-    failures: Arc<Failures>,
+    throttle: Arc<Throttle>,
     network: IpNet,
-    settled: AtomicBool,
+    given_back: AtomicBool,
 }
 
 impl Reservation {
     pub(crate) fn give_back(&self) {
-        self.0.give_back();
+        self.charge.give_back();
+        if let Some(outer) = &self.outer {
+            outer.give_back();
+        }
     }
 }
 
@@ -291,30 +303,41 @@ impl fmt::Debug for Reservation {
 
 impl Charge {
     fn give_back(&self) {
-        if !self.settled.swap(true, Ordering::Relaxed) {
-            self.failures.refund(self.network);
+        if !self.given_back.swap(true, Ordering::Relaxed) {
+            self.throttle.failures.refund(self.network);
+        }
+    }
+
+    /// Charges the network after all, if a door has given back what a second one refuses.
+    fn keep(&self) {
+        if self.given_back.swap(true, Ordering::Relaxed) {
+            let now = self.throttle.clock.now();
+            // One that cannot be charged more is held back as it is.
+            let _ = self.throttle.failures.charge(self.network, now);
         }
     }
 }
 
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.give_back();
-    }
-}
-
-/// Keeps the charge of a request that did fail.
+/// Keeps the charge of a request that did fail, and gives back any other, also when the
+/// client goes away.
 #[derive(Debug)]
 pub struct ThrottleStamp(Option<Reservation>);
 
 impl Stamp for ThrottleStamp {
     fn apply<B>(self, response: &mut Response<Body<B>>) {
-        let Some(Reservation(charge)) = self.0 else {
-            return;
-        };
         let rejection = response.extensions().get::<Rejection>();
-        if rejection.is_some_and(|rejection| rejection.cause().is_failed_proof()) {
-            charge.settled.store(true, Ordering::Relaxed);
+        if let Some(reservation) = &self.0
+            && rejection.is_some_and(|rejection| rejection.cause().is_failed_proof())
+        {
+            reservation.charge.keep();
+        }
+    }
+}
+
+impl Drop for ThrottleStamp {
+    fn drop(&mut self) {
+        if let Some(reservation) = &self.0 {
+            reservation.charge.give_back();
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::keys::memory::MemoryKeys;
 use crate::keys::new_key::{Drawn, NewKey};
 use crate::keys::pepper::Peppers;
 use crate::keys::record::KeyRecord;
-use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
+use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
 use crate::lapse::ASK_EVERY;
 use crate::timeout::Timer;
 
@@ -36,7 +36,8 @@ pub struct ApiKeys<S = MemoryKeys> {
 pub(crate) struct Shared<S> {
     pub(crate) store: S,
     pub(crate) look: Look,
-    pub(crate) uses: Uses,
+    /// Shared with those keys that go around the cache.
+    pub(crate) uses: Arc<Uses>,
     pub(crate) timer: Timer,
 }
 
@@ -72,18 +73,33 @@ impl Look {
         self.changes.subscribe()
     }
 
+    /// Tells those who wait for a change of the key, and all others.
+    pub(crate) fn tell_change(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
+        // Nobody may be waiting.
+        let _ = self.changes.send(id);
+        self.tell(id, kind, at);
+    }
+
     /// Tells the log and whoever listens.
     pub(crate) fn tell(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
         let event = KeyEvent { id, kind, at };
         event.log();
-        // Nobody may be listening.
-        let _ = self.changes.send(id);
         // What has happened has happened, whatever becomes of the one who is told.
         if let Some(hear) = &self.hear
             && catch_unwind(AssertUnwindSafe(|| hear(&event))).is_err()
         {
             tracing::error!(target: "tollgate::keys", %id, "the hook that hears of keys panicked");
         }
+    }
+}
+
+impl<S: KeyStore> Shared<S> {
+    /// The record of a key, unless that takes too long.
+    pub(crate) async fn find(
+        &self,
+        id: KeyId,
+    ) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+        find_within(&self.store, id, &self.timer, self.look.store_timeout).await
     }
 }
 
@@ -137,7 +153,7 @@ impl<S: KeyStore> ApiKeys<S> {
             shared: Arc::new(Shared {
                 store,
                 look,
-                uses: Uses::default(),
+                uses: Arc::default(),
                 timer: Timer::default(),
             }),
         }
@@ -212,7 +228,9 @@ impl<S: KeyStore> ApiKeys<S> {
     }
 
     /// Sets how long the store may take to find a key, before the client gets 503:
-    /// 500 ms unless set. Enforced by tokio's timer, where there is one.
+    /// 500 ms unless set. Enforced by tokio's timer, where there is one. A store that
+    /// [has its own deadline](KeyStore::deadline) keeps to that, as
+    /// [`Cached`](Cached::timeout) does.
     ///
     /// # Panics
     /// If the keys were cloned already.
@@ -260,12 +278,14 @@ impl<S: KeyStore> ApiKeys<S> {
 
     /// How long [`Identity::lapsed`](crate::Identity::lapsed) may take to learn of the end
     /// of a key that was ended elsewhere: [`ApiKeys::revocation_bound`], the 5 s between
-    /// two questions, and [`ApiKeys::store_timeout`].
+    /// two questions, and how long the store may take.
     #[must_use]
     pub fn lapse_bound(&self) -> Duration {
+        let shared = &self.shared;
+        let wait = shared.store.deadline();
         self.revocation_bound()
             .saturating_add(ASK_EVERY)
-            .saturating_add(self.shared.look.store_timeout)
+            .saturating_add(wait.unwrap_or(shared.look.store_timeout))
     }
 
     /// Draws a key and stores its record. The key is in the answer and nowhere else.
@@ -299,17 +319,17 @@ impl<S: KeyStore> ApiKeys<S> {
         Err(KeyError::Randomness)
     }
 
-    /// The record of a key.
+    /// The record of a key, as requests are judged by it: from the cache, if there is one.
     ///
     /// # Errors
     /// [`KeyError::Store`].
     pub async fn get(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, KeyError> {
-        let found = self.shared.store.find(id).await?;
-        // A store that compares ids loosely must not have another key changed.
-        if found.as_ref().is_some_and(|record| record.id != id) {
-            return Err(StoreError::unavailable("the store answered with another key").into());
-        }
-        Ok(found)
+        named(id, self.shared.store.find(id).await?)
+    }
+
+    /// The record of a key as it is now, for whoever changes it.
+    pub(crate) async fn latest(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, KeyError> {
+        named(id, self.shared.store.find_latest(id).await?)
     }
 
     /// The records that the filter lets through, a page of them.
@@ -337,7 +357,7 @@ impl<S: KeyStore> ApiKeys<Cached<S>> {
         let shared = Shared {
             store,
             look: self.shared.look.clone(),
-            uses: Uses::default(),
+            uses: Arc::clone(&self.shared.uses),
             timer: Timer::default(),
         };
         ApiKeys {
@@ -373,6 +393,14 @@ pub struct IssuedKey {
     pub key: ApiKey,
     /// What the store holds of it.
     pub record: KeyRecord,
+}
+
+/// A store that compares ids loosely must not have another key changed.
+fn named(id: KeyId, found: Option<Arc<KeyRecord>>) -> Result<Option<Arc<KeyRecord>>, KeyError> {
+    if found.as_ref().is_some_and(|record| record.id != id) {
+        return Err(StoreError::unavailable("the store answered with another key").into());
+    }
+    Ok(found)
 }
 
 fn word(text: &str) -> Result<(), ConfigError> {

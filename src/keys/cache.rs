@@ -1,12 +1,11 @@
 //! [`Cached`]: answers of another store, for a while.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures_util::FutureExt;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 
@@ -14,7 +13,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::keys::flight::{Flight, Flights, Found, Landing};
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
-use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError};
+use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
 use crate::timeout::Timer;
 
 /// A cache in front of any store.
@@ -55,6 +54,8 @@ struct Inner<S> {
     /// of the former must not keep the latter from being read again.
     unknown: Arc<Flights>,
     known: Arc<Flights>,
+    /// Keys that are being changed, once for each change.
+    changing: Mutex<Vec<KeyId>>,
     timer: Timer,
     stale_served: AtomicU64,
     turned_away: AtomicU64,
@@ -134,8 +135,10 @@ impl<S: KeyStore> Cached<S> {
         self.set(|settings| settings.stale_for = longest.min(LONGEST_STALE))
     }
 
-    /// Sets how long the store may take to find a key: 500 ms unless set. Enforced by
-    /// tokio's timer, where there is one.
+    /// Sets how long the store may take to find a key: 500 ms unless set. After that the
+    /// client gets a stale record, where that is allowed, or 503. It takes the place of
+    /// [`ApiKeys::store_timeout`](crate::ApiKeys::store_timeout). Enforced by tokio's
+    /// timer, where there is one.
     ///
     /// # Panics
     /// If the cache was cloned already.
@@ -185,7 +188,7 @@ impl<S: KeyStore> Cached<S> {
         let settings = &self.inner.settings;
         settings
             .fresh_for
-            .max(settings.timeout)
+            .max(self.inner.longest_wait())
             .saturating_add(settings.stale_for)
             .saturating_add(self.inner.store.staleness())
     }
@@ -238,6 +241,7 @@ impl<S: KeyStore> Cached<S> {
             settings,
             unknown: Arc::default(),
             known: Arc::default(),
+            changing: Mutex::default(),
             timer: Timer::default(),
             stale_served: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
@@ -269,9 +273,11 @@ impl<S: KeyStore> Cached<S> {
             &self.inner.unknown
         };
         let inner = Arc::clone(&self.inner);
-        flights.join(id, self.inner.settings.concurrency, move |landing| {
-            async move { inner.read(id, landing).await }.boxed()
-        })
+        flights.join(
+            id,
+            self.inner.settings.concurrency,
+            move |landing| async move { inner.read(id, landing).await },
+        )
     }
 }
 
@@ -287,17 +293,18 @@ fn new_table<V: Clone>(capacity: usize) -> Table<V> {
 }
 
 impl<S: KeyStore> Inner<S> {
+    fn changing(&self) -> MutexGuard<'_, Vec<KeyId>> {
+        // Nothing in here panics halfway; what a panic elsewhere leaves is whole.
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the store, and keeps the answer if nobody changed the key meanwhile.
     async fn read(&self, id: KeyId, landing: Landing) -> Found {
         let asked_at = self.settings.clock.now();
-        let found = match self
-            .timer
-            .within(self.settings.timeout, self.store.find(id))
+        let limit = self.settings.timeout;
+        let found = find_within(&self.store, id, &self.timer, limit)
             .await
-        {
-            Some(found) => found?,
-            None => return Err(StoreError::unavailable("the store took too long")),
-        };
+            .unwrap_or_else(|| Err(StoreError::unavailable("the store took too long")))?;
         landing.keep(|| match &found {
             Some(record) => {
                 self.misses.remove(&id);
@@ -315,6 +322,11 @@ impl<S: KeyStore> Inner<S> {
             }
         });
         Ok(found)
+    }
+
+    /// How long the store may take.
+    fn longest_wait(&self) -> Duration {
+        self.store.deadline().unwrap_or(self.settings.timeout)
     }
 
     /// Whether an answer of `asked_at` is good at `now`. One from the future is not: the
@@ -341,15 +353,14 @@ impl<S: KeyStore> KeyStore for Cached<S> {
                 StoreError::unavailable("the store is asked enough already")
             }
         };
+        let settings = &inner.settings;
+        if settings.stale_for.is_zero() || inner.changing().contains(&id) {
+            return Err(failure);
+        }
         // Looked up anew: a key that was changed meanwhile is not there any more.
-        let life = inner
-            .settings
-            .fresh_for
-            .saturating_add(inner.settings.stale_for);
-        let now = inner.settings.clock.now();
-        let usable = |hit: &Hit| {
-            !inner.settings.stale_for.is_zero() && Inner::<S>::is_within(hit.asked_at, life, now)
-        };
+        let life = settings.fresh_for.saturating_add(settings.stale_for);
+        let now = settings.clock.now();
+        let usable = |hit: &Hit| Inner::<S>::is_within(hit.asked_at, life, now);
         let Some(stale) = inner.hits.peek(&id).filter(usable) else {
             return Err(failure);
         };
@@ -368,31 +379,26 @@ impl<S: KeyStore> KeyStore for Cached<S> {
         Inner::<S>::is_within(missed_at, inner.settings.miss_for, now).then_some(Ok(None))
     }
 
+    async fn find_latest(&self, id: KeyId) -> Found {
+        let latest = self.inner.store.find_latest(id).await?;
+        // A command that finds nothing left to do holds from now on like any other.
+        self.forget(id);
+        Ok(latest)
+    }
+
     async fn insert(&self, record: KeyRecord) -> Result<bool, StoreError> {
-        let forget = Forget {
-            cached: self,
-            id: record.id,
-        };
-        let inserted = self.inner.store.insert(record).await;
-        drop(forget);
-        inserted
+        let _changing = Changing::new(self, record.id);
+        self.inner.store.insert(record).await
     }
 
     async fn update(&self, record: KeyRecord) -> Result<bool, StoreError> {
-        let forget = Forget {
-            cached: self,
-            id: record.id,
-        };
-        let updated = self.inner.store.update(record).await;
-        drop(forget);
-        updated
+        let _changing = Changing::new(self, record.id);
+        self.inner.store.update(record).await
     }
 
     async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
-        let forget = Forget { cached: self, id };
-        let removed = self.inner.store.remove(id).await;
-        drop(forget);
-        removed
+        let _changing = Changing::new(self, id);
+        self.inner.store.remove(id).await
     }
 
     fn keeps_uses(&self) -> bool {
@@ -407,20 +413,38 @@ impl<S: KeyStore> KeyStore for Cached<S> {
         self.revocation_bound()
     }
 
+    fn deadline(&self) -> Option<Duration> {
+        Some(self.inner.longest_wait())
+    }
+
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {
         self.inner.store.list(filter).await
     }
 }
 
-/// Forgets a key when a change is through, or was given up halfway: who knows what it did.
-struct Forget<'a, S: KeyStore> {
+/// A change that is under way. What was known of the key before is forgotten at once, and
+/// what is learnt meanwhile when it is through, or was given up halfway: who knows what it
+/// did.
+struct Changing<'a, S: KeyStore> {
     cached: &'a Cached<S>,
     id: KeyId,
 }
 
-impl<S: KeyStore> Drop for Forget<'_, S> {
+impl<'a, S: KeyStore> Changing<'a, S> {
+    fn new(cached: &'a Cached<S>, id: KeyId) -> Self {
+        cached.inner.changing().push(id);
+        cached.forget(id);
+        Self { cached, id }
+    }
+}
+
+impl<S: KeyStore> Drop for Changing<'_, S> {
     fn drop(&mut self) {
         self.cached.forget(self.id);
+        let mut changing = self.cached.inner.changing();
+        if let Some(place) = changing.iter().position(|id| *id == self.id) {
+            changing.swap_remove(place);
+        }
     }
 }
 
@@ -457,6 +481,10 @@ impl<S: KeyStore> KeyStore for Strict<S> {
         self.cached.inner.store.find_now(id, now)
     }
 
+    async fn find_latest(&self, id: KeyId) -> Found {
+        self.cached.find_latest(id).await
+    }
+
     async fn insert(&self, record: KeyRecord) -> Result<bool, StoreError> {
         self.cached.insert(record).await
     }
@@ -479,6 +507,14 @@ impl<S: KeyStore> KeyStore for Strict<S> {
 
     fn staleness(&self) -> Duration {
         self.cached.inner.store.staleness()
+    }
+
+    fn settles_within(&self) -> Duration {
+        self.cached.settles_within()
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.cached.inner.store.deadline()
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<KeyPage, StoreError> {

@@ -5,6 +5,7 @@
 //! place is free. What it brings is kept only if nobody changed the key meanwhile.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
 use futures_util::FutureExt;
@@ -41,13 +42,17 @@ struct Place {
 impl Flights {
     /// Joins the flight of a key, or starts one; none if `most` are under way.
     ///
-    /// `ask` makes the question, given what lands the answer.
-    pub(crate) fn join(
+    /// `ask` makes the question, given what lands the answer. If it panics, all who wait
+    /// get an error, and none of them the panic.
+    pub(crate) fn join<F>(
         self: &Arc<Self>,
         id: KeyId,
         most: usize,
-        ask: impl FnOnce(Landing) -> BoxFuture<'static, Found>,
-    ) -> Option<Flight> {
+        ask: impl FnOnce(Landing) -> F,
+    ) -> Option<Flight>
+    where
+        F: Future<Output = Found> + Send + 'static,
+    {
         let mut under_way = self.lock();
         if let Some(flight) = under_way
             .flights
@@ -66,7 +71,11 @@ impl Flights {
             id,
             ticket,
         };
-        let flight = ask(landing).shared();
+        let answer = AssertUnwindSafe(ask(landing)).catch_unwind();
+        let flight = answer
+            .map(|answer| answer.unwrap_or_else(|_| Err(StoreError::unavailable(PANICKED))))
+            .boxed()
+            .shared();
         let place = Place {
             ticket,
             flight: flight.downgrade()?,
@@ -89,6 +98,8 @@ impl Flights {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+const PANICKED: &str = "the store panicked";
 
 /// The right to keep what a flight brings. Dropped with the flight, it frees its place.
 pub(crate) struct Landing {
@@ -126,7 +137,6 @@ impl Drop for Landing {
 /// Every order of a look-up, a second one that joins it, and a revocation between them.
 #[cfg(all(test, tollgate_loom))]
 mod models {
-    use futures_util::FutureExt;
     use loom::thread;
 
     use super::*;
@@ -149,19 +159,16 @@ mod models {
             return cached;
         }
         let asked = Arc::clone(world);
-        let flight = flights.join(id(), 4, move |landing| {
-            async move {
-                *asked.asked.lock().unwrap() += 1;
-                let revoked = *asked.revoked.lock().unwrap();
-                landing.keep(|| *asked.cached.lock().unwrap() = Some(!revoked));
-                drop(landing);
-                if revoked {
-                    Ok(None)
-                } else {
-                    Err(StoreError::unavailable("good"))
-                }
+        let flight = flights.join(id(), 4, move |landing| async move {
+            *asked.asked.lock().unwrap() += 1;
+            let revoked = *asked.revoked.lock().unwrap();
+            landing.keep(|| *asked.cached.lock().unwrap() = Some(!revoked));
+            drop(landing);
+            if revoked {
+                Ok(None)
+            } else {
+                Err(StoreError::unavailable("good"))
             }
-            .boxed()
         });
         loom::future::block_on(flight.unwrap()).is_err()
     }
@@ -189,13 +196,10 @@ mod models {
             let flights = Arc::<Flights>::default();
             let other = Arc::clone(&flights);
             let dropped = thread::spawn(move || {
-                drop(other.join(id(), 1, |landing| {
-                    async move {
-                        std::future::pending::<()>().await;
-                        drop(landing);
-                        Ok(None)
-                    }
-                    .boxed()
+                drop(other.join(id(), 1, async move |landing| {
+                    std::future::pending::<()>().await;
+                    drop(landing);
+                    Ok(None)
                 }));
             });
             flights.forget(id(), || {});

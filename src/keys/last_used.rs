@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use crate::clock::Timestamp;
 use crate::keys::api_keys::Shared;
 use crate::keys::format::KeyId;
@@ -16,13 +18,17 @@ use crate::keys::store::KeyStore;
 /// How exact the times are, and how often the store hears of them.
 pub(crate) const COARSENESS: Duration = Duration::from_secs(60);
 
-/// How many keys may wait for the store. Only good keys get here, so this is bounded by
-/// the keys that were issued too; past it, uses are counted as lost.
+/// How many keys may wait for the store, and of how many this process knows. Only good
+/// keys get here, so this is bounded by the keys that were issued too; past it, uses are
+/// counted as lost, and what is known is learnt anew.
 const CAPACITY: usize = 65_536;
 
-/// The uses that the store has not heard of.
+/// The uses that this process knows of, and those that the store has not heard of.
 #[derive(Default)]
 pub(crate) struct Uses {
+    /// In nanoseconds since the Unix epoch. A store that makes a record for each question
+    /// forgets with it what was noted in it.
+    known: papaya::HashMap<KeyId, AtomicU64, RandomState>,
     waiting: Mutex<HashMap<KeyId, Timestamp>>,
     lost: AtomicU64,
     /// A task tells the store.
@@ -30,27 +36,59 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<KeyId, Timestamp>> {
-        // Nothing in here panics halfway; what a panic elsewhere leaves is whole.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When a key was last used in this process, to about a minute.
+    pub(crate) fn last(&self, id: KeyId) -> Option<Timestamp> {
+        let known = self.known.pin();
+        known
+            .get(&id)
+            .map(|nanos| Timestamp::from_unix_nanos(nanos.load(Ordering::Relaxed)))
     }
 
     /// How many uses the store will never hear of.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
+
+    /// Notes a use. Says whether it is news for this process.
+    fn note(&self, record: &KeyRecord, now: Timestamp) -> bool {
+        let known = self.known.pin();
+        if let Some(last) = known.get(&record.id) {
+            let noted = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |nanos| {
+                let last = Timestamp::from_unix_nanos(nanos);
+                let due = last.saturating_add(coarseness(record, Some(last)));
+                (now > last && now >= due).then_some(now.unix_nanos())
+            });
+            return noted.is_ok();
+        }
+        if known.len() >= CAPACITY {
+            known.clear();
+        }
+        known
+            .try_insert(record.id, AtomicU64::new(now.unix_nanos()))
+            .is_ok()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<KeyId, Timestamp>> {
+        // Nothing in here panics halfway; what a panic elsewhere leaves is whole.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long after that use another one is news. The first one beside a successor always
+/// is.
+fn coarseness(record: &KeyRecord, last: Option<Timestamp>) -> Duration {
+    match &record.rotated {
+        Some(rotated) if last.is_none_or(|last| last < rotated.at) => Duration::ZERO,
+        _ => COARSENESS,
+    }
 }
 
 impl<S: KeyStore> Shared<S> {
     /// Notes that a good key was used. Says whether it is the first time in a while.
     pub(crate) fn note_use(self: &Arc<Self>, record: &KeyRecord, now: Timestamp) -> bool {
-        // The first use beside a successor is news whenever the last one was.
-        let alone = record
-            .rotated
-            .as_ref()
-            .is_some_and(|rotated| record.last_used.get().is_none_or(|last| last < rotated.at));
-        let coarseness = if alone { Duration::ZERO } else { COARSENESS };
-        if !record.last_used.note(now, coarseness) {
+        // What is shared knows best, and costs least.
+        let coarseness = coarseness(record, record.last_used.get());
+        if !record.last_used.note(now, coarseness) || !self.uses.note(record, now) {
             return false;
         }
         if !self.store.keeps_uses() {
@@ -97,11 +135,14 @@ impl<S: KeyStore> Shared<S> {
         if self.uses.is_told.swap(true, Ordering::Relaxed) {
             return;
         }
-        let teller = Teller(Arc::downgrade(self));
+        let teller = Teller {
+            keys: Arc::downgrade(self),
+            uses: Arc::clone(&self.uses),
+        };
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(COARSENESS).await;
-                let Some(keys) = teller.0.upgrade() else {
+                let Some(keys) = teller.keys.upgrade() else {
                     break;
                 };
                 keys.tell_uses().await;
@@ -111,12 +152,13 @@ impl<S: KeyStore> Shared<S> {
 }
 
 /// The task that tells the store, however it ends.
-struct Teller<S>(Weak<Shared<S>>);
+struct Teller<S> {
+    keys: Weak<Shared<S>>,
+    uses: Arc<Uses>,
+}
 
 impl<S> Drop for Teller<S> {
     fn drop(&mut self) {
-        if let Some(keys) = self.0.upgrade() {
-            keys.uses.is_told.store(false, Ordering::Relaxed);
-        }
+        self.uses.is_told.store(false, Ordering::Relaxed);
     }
 }

@@ -74,7 +74,7 @@ impl<S: KeyStore> ApiKeys<S> {
         let Some(id) = self.recognize(text) else {
             return Ok(None);
         };
-        let Some(record) = self.get(id).await? else {
+        let Some(record) = self.latest(id).await? else {
             return Ok(None);
         };
         let mac = self

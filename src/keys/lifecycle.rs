@@ -198,6 +198,11 @@ pub(crate) fn apply(
         // The first cause wins, except that a compromise is always written down.
         (Command::End(EndCause::Compromised), At::Ended(cause))
             if cause != EndCause::Compromised => {}
+        // Where that is the time, it is written down: it may come back.
+        (Command::End(_), At::Ended(cause)) if record.ended.is_none() => {
+            let at = record.good_until().unwrap_or(now);
+            return Ok(changed(record, |new| new.ended = Some(Ended { at, cause })));
+        }
         (Command::End(_), At::Ended(_))
         | (Command::Disable, At::Disabled)
         | (Command::Enable, At::Active | At::Retiring { .. } | At::Scheduled) => {
@@ -214,8 +219,7 @@ pub(crate) fn apply(
         }
         _ => {}
     }
-    let mut new = record.clone();
-    match command {
+    Ok(changed(record, |new| match command {
         Command::Disable => new.disabled_at = Some(now),
         Command::Enable => new.disabled_at = None,
         Command::End(cause) => new.ended = Some(Ended { at: now, cause }),
@@ -232,7 +236,12 @@ pub(crate) fn apply(
         }
         Command::Schedule(start) => new.not_before = Some(start),
         Command::SetScopes(scopes) => new.scopes = scopes,
-    }
+    }))
+}
+
+fn changed(record: &KeyRecord, change: impl FnOnce(&mut KeyRecord)) -> Outcome {
+    let mut new = record.clone();
+    change(&mut new);
     new.revision = record.revision.saturating_add(1);
-    Ok(Outcome::Changed(Box::new(new)))
+    Outcome::Changed(Box::new(new))
 }

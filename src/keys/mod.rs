@@ -35,6 +35,7 @@ mod memory;
 mod new_key;
 mod pepper;
 mod record;
+mod rotate;
 mod store;
 mod watch;
 
@@ -44,11 +45,12 @@ pub use error::KeyError;
 pub use event::{KeyEvent, KeyEventKind};
 pub use format::{ApiKey, InvalidKeyId, KeyId};
 pub use lifecycle::{EndCause, Ended, KeyState, LifecycleError, Rotated};
-pub use manage::{Compromised, Rotation};
+pub use manage::Compromised;
 pub use memory::MemoryKeys;
 pub use new_key::NewKey;
 pub use pepper::{KeyMac, Peppers};
 pub use record::{CachedIdentity, KeyRecord, LastUsed};
+pub use rotate::Rotation;
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
 
 pub(crate) use api_keys::{Look, Shared};

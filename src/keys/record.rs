@@ -110,6 +110,19 @@ impl KeyRecord {
             .or(self.expires_at)
     }
 
+    /// Whether it has all that a successor of `other` gets from it.
+    pub(crate) fn is_copy_of(&self, other: &Self) -> bool {
+        self.head == other.head
+            && self.owner == other.owner
+            && self.tenant == other.tenant
+            && self.name == other.name
+            && self.scopes == other.scopes
+            && self.roles == other.roles
+            && self.plan == other.plan
+            && self.metadata == other.metadata
+            && self.restrictions == other.restrictions
+    }
+
     /// The identity that the key stands for among the keys of that source.
     pub(crate) fn identity<W>(&self, source: &str, watch: &Arc<W>) -> Identity
     where

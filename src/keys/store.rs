@@ -9,13 +9,14 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
+use crate::timeout::Timer;
 
 /// Where the records of keys live.
 ///
 /// Implementations write plain `async fn`s. The crate calls [`KeyStore::find`] once
 /// for each request whose key has a right checksum, under the deadline of
-/// [`ApiKeys::store_timeout`](crate::ApiKeys::store_timeout); a wrong checksum never
-/// gets here.
+/// [`ApiKeys::store_timeout`](crate::ApiKeys::store_timeout) unless the store has
+/// [its own](KeyStore::deadline); a wrong checksum never gets here.
 ///
 /// # What a wrong answer costs
 /// - A stale `Some` admits a revoked key for as long as it stays stale, and grants
@@ -45,6 +46,19 @@ pub trait KeyStore: Send + Sync + 'static {
     ) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
         let _ = (id, now);
         None
+    }
+
+    /// The record with that id as it is now: what a change is decided on.
+    ///
+    /// A stale answer here does harm for good: a key that another node has enabled is
+    /// not disabled, a successor gets the scopes of the past. The default is
+    /// [`KeyStore::find`]; a store that answers that from a cache or a replica must go
+    /// past it here.
+    fn find_latest(
+        &self,
+        id: KeyId,
+    ) -> impl Future<Output = Result<Option<Arc<KeyRecord>>, StoreError>> + Send {
+        self.find(id)
     }
 
     /// Adds a record, if there is none with its id: `false` if there is.
@@ -84,8 +98,34 @@ pub trait KeyStore: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Within this, what is changed here is seen on every node that is set up like this
+    /// one: [`KeyStore::staleness`], unless other ways to the same records are slower.
+    fn settles_within(&self) -> Duration {
+        self.staleness()
+    }
+
+    /// How long [`KeyStore::find`] may take by its own rule. None by default: then it is
+    /// held to a deadline from outside. A store that has something to say when its time
+    /// is over, as [`Cached`](crate::keys::Cached) may have, must not be held to another.
+    fn deadline(&self) -> Option<Duration> {
+        None
+    }
+
     /// The records that the filter lets through, in the order of their ids.
     fn list(&self, filter: KeyFilter) -> impl Future<Output = Result<KeyPage, StoreError>> + Send;
+}
+
+/// The answer of a store within its own deadline or, if it has none, within that limit.
+pub(crate) async fn find_within<S: KeyStore>(
+    store: &S,
+    id: KeyId,
+    timer: &Timer,
+    limit: Duration,
+) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
+    if store.deadline().is_some() {
+        return Some(store.find(id).await);
+    }
+    timer.within(limit, store.find(id)).await
 }
 
 /// Which records to list.

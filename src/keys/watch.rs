@@ -27,8 +27,7 @@ impl<S: KeyStore> Watch for Shared<S> {
             return standing(id, found, now).into();
         }
         Pending::later(async move {
-            let find = self.store.find(id);
-            let found = self.timer.within(self.look.store_timeout, find).await?;
+            let found = self.find(id).await?;
             standing(id, found, self.now())
         })
     }

@@ -19,18 +19,21 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// Pays for one unit: the new state, or how long until it can be paid.
-    pub(crate) fn pay(self, paid_until: Timestamp, now: Timestamp) -> Result<Timestamp, Duration> {
-        // A clock that stepped back must not lock anybody out for longer than a burst.
+    /// Pays for one unit: the new state, and how long until it can be paid if it cannot.
+    pub(crate) fn pay(
+        self,
+        paid_until: Timestamp,
+        now: Timestamp,
+    ) -> (Timestamp, Result<(), Duration>) {
+        // A state beyond this is of a clock that has stepped back since. It is not kept, or
+        // the refusals would last for as long as the step.
         let latest = now.saturating_add(self.tolerance);
-        let paid = paid_until
-            .max(now)
-            .min(latest)
-            .saturating_add(self.interval);
+        let held = paid_until.max(now).min(latest);
+        let paid = held.saturating_add(self.interval);
         if paid > latest {
-            Err(paid.since(latest))
+            (held, Err(paid.since(latest)))
         } else {
-            Ok(paid)
+            (paid, Ok(()))
         }
     }
 
@@ -55,23 +58,33 @@ mod tests {
         Timestamp::from_unix_seconds(1_000_000 + seconds)
     }
 
+    fn pay(state: &mut Timestamp, now: Timestamp) -> Result<(), Duration> {
+        let paid;
+        (*state, paid) = RATE.pay(*state, now);
+        paid
+    }
+
     #[test]
     fn a_burst_and_then_the_rate() {
         let mut state = Timestamp::EPOCH;
         for _ in 0..5 {
-            state = RATE.pay(state, at(0)).unwrap();
+            pay(&mut state, at(0)).unwrap();
         }
-        assert_eq!(RATE.pay(state, at(0)), Err(Duration::from_secs(6)));
-        assert_eq!(RATE.pay(state, at(5)), Err(Duration::from_secs(1)));
-        state = RATE.pay(state, at(6)).unwrap();
-        assert!(RATE.pay(state, at(6)).is_err());
-        assert!(RATE.pay(RATE.refund(state), at(6)).is_ok());
+        assert_eq!(pay(&mut state, at(0)), Err(Duration::from_secs(6)));
+        assert_eq!(pay(&mut state, at(5)), Err(Duration::from_secs(1)));
+        pay(&mut state, at(6)).unwrap();
+        assert!(pay(&mut state, at(6)).is_err());
+        state = RATE.refund(state);
+        assert!(pay(&mut state, at(6)).is_ok());
     }
 
     #[test]
-    fn a_clock_that_steps_back_locks_nobody_out() {
-        let state = RATE.pay(at(3_600), at(3_600)).unwrap();
-        assert!(RATE.pay(state, at(0)).unwrap_err() <= RATE.interval);
+    fn after_a_clock_has_stepped_back_waiting_as_told_is_enough() {
+        let mut state = Timestamp::EPOCH;
+        pay(&mut state, at(3_600)).unwrap();
+        let wait = pay(&mut state, at(0)).unwrap_err();
+        assert!(wait <= RATE.interval);
+        assert!(pay(&mut state, at(0).saturating_add(wait)).is_ok());
     }
 
     proptest! {
@@ -81,11 +94,20 @@ mod tests {
             let (mut state, mut now, mut admitted) = (Timestamp::EPOCH, 0, 0_u64);
             for gap in gaps {
                 now += gap;
-                if let Ok(paid) = RATE.pay(state, at(now)) {
-                    state = paid;
-                    admitted += 1;
-                }
+                admitted += u64::from(pay(&mut state, at(now)).is_ok());
                 prop_assert!(admitted <= 5 + now / 6);
+            }
+        }
+
+        /// Whatever the clock does, who waits as told, by that clock, is let in.
+        #[test]
+        fn waiting_as_told_is_enough(times in prop::collection::vec(0_u64..10_000, 1..100)) {
+            let mut state = Timestamp::EPOCH;
+            for now in times {
+                if let Err(wait) = pay(&mut state, at(now)) {
+                    let later = at(now).saturating_add(wait);
+                    prop_assert!(RATE.pay(state, later).1.is_ok());
+                }
             }
         }
     }

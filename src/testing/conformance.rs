@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::keys::{EndCause, Ended, KeyFilter, KeyId, KeyMac, KeyRecord, KeyStore, Rotated};
 use crate::restriction::Restrictions;
 
@@ -33,6 +33,7 @@ pub async fn key_store_conforms<S: KeyStore>(empty: impl AsyncFn() -> S) {
     lists_a_page_at_a_time(&empty().await).await;
     notes_the_latest_use(&empty().await).await;
     takes_one_of_many_at_once(&Arc::new(empty().await)).await;
+    inserts_one_of_many_at_once(&Arc::new(empty().await)).await;
 }
 
 async fn keeps_all_that_it_is_given<S: KeyStore>(store: &S) {
@@ -80,6 +81,8 @@ async fn updates_only_what_nobody_changed<S: KeyStore>(store: &S) {
         "nothing is there to update"
     );
     store.insert(first.clone()).await.expect("insert");
+    let held = find(store, first.id).await.expect("it is there");
+    assert_eq!(held.revision, first.revision);
     let next = |by: u64, plan: &str| KeyRecord {
         revision: first.revision + by,
         plan: Some(plan.into()),
@@ -111,6 +114,7 @@ async fn updates_only_what_nobody_changed<S: KeyStore>(store: &S) {
 async fn removes_for_good<S: KeyStore>(store: &S) {
     let one = record(1, "alice");
     store.insert(one.clone()).await.expect("insert");
+    assert!(find(store, one.id).await.is_some());
     store.remove(one.id).await.expect("remove");
     assert!(
         find(store, one.id).await.is_none(),
@@ -120,6 +124,12 @@ async fn removes_for_good<S: KeyStore>(store: &S) {
         .remove(one.id)
         .await
         .expect("removing it again is no error");
+    assert!(
+        store.insert(one.clone()).await.expect("insert"),
+        "its id is free again"
+    );
+    assert!(find(store, one.id).await.is_some());
+    store.remove(one.id).await.expect("remove");
     let listed = store.list(KeyFilter::all()).await.expect("list");
     assert!(listed.records.is_empty(), "nor listed");
 }
@@ -214,13 +224,46 @@ async fn takes_one_of_many_at_once<S: KeyStore>(store: &Arc<S>) {
     assert_eq!(taken, 1, "of many changes of one revision, one is taken");
 }
 
+async fn inserts_one_of_many_at_once<S: KeyStore>(store: &Arc<S>) {
+    let mut tasks = Vec::new();
+    for n in 0..16 {
+        let store = Arc::clone(store);
+        tasks.push(tokio::spawn(async move {
+            let new = record(1, &n.to_string());
+            let owner = new.owner.clone();
+            let inserted = store.insert(new).await.expect("insert");
+            inserted.then_some(owner)
+        }));
+    }
+    let mut inserted = Vec::new();
+    for task in tasks {
+        inserted.extend(task.await.expect("the store does not panic"));
+    }
+    assert_eq!(
+        inserted.len(),
+        1,
+        "of many records of one id, one is inserted"
+    );
+    let held = find(&**store, id(1)).await.expect("it is there");
+    assert_eq!(held.owner, inserted[0], "and it is the one that is found");
+}
+
+/// What all ways to a record agree on.
 async fn find<S: KeyStore>(store: &S, id: KeyId) -> Option<Arc<KeyRecord>> {
     let found = store.find(id).await.expect("find");
-    if let Some(now) = store.find_now(id, NOW) {
+    let as_text = found.as_deref().map(text);
+    let latest = store.find_latest(id).await.expect("find_latest");
+    assert_eq!(
+        latest.as_deref().map(text),
+        as_text,
+        "what is found is what is stored"
+    );
+    // By the clock of this machine: one that is ahead makes caches forget.
+    if let Some(now) = store.find_now(id, SystemClock.now()) {
         let now = now.expect("find_now");
         assert_eq!(
-            now.is_some(),
-            found.is_some(),
+            now.as_deref().map(text),
+            as_text,
             "what is known at once is what is found"
         );
     }

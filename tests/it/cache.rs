@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tollgate::clock::{Clock, ManualClock};
-use tollgate::keys::{Cached, KeyId, KeyStore, NewKey, Rotation};
+use tollgate::keys::{Cached, KeyId, KeyState, KeyStore, NewKey, Rotation};
 use tollgate::rejection::Cause;
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
 
-use crate::support::{Answer, NOW, Script, Scripted, clock, issue, peppers, send, who, with};
+use crate::support::{Answer, NOW, Script, Scripted, clock, issue, node, peppers, send, who, with};
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -111,6 +111,69 @@ async fn what_this_node_changes_holds_at_once_and_what_another_changes_within_th
         there.answer(again.key.expose()).await.code(),
         "credential_revoked"
     );
+}
+
+#[tokio::test]
+async fn commands_are_decided_on_what_is_stored_not_on_what_is_cached() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let (here, there) = (node(&store, &clock), node(&store, &clock));
+    let issued = here.issue(NewKey::for_owner("alice")).await.unwrap();
+    let id = issued.record.id;
+    here.disable(id).await.unwrap();
+    here.get(id).await.unwrap();
+    there.enable(id).await.unwrap();
+    // This node takes it for disabled still.
+    here.disable(id).await.unwrap();
+    let stored = store.memory.find(id).await.unwrap().unwrap();
+    assert_eq!(stored.state(NOW), KeyState::Disabled);
+    // What is done already holds here at once all the same.
+    let key = issued.key.expose();
+    here.enable(id).await.unwrap();
+    assert_eq!(ask(&here, key, &clock).await.status, 200);
+    there.revoke(id).await.unwrap();
+    assert_eq!(ask(&here, key, &clock).await.status, 200);
+    here.revoke(id).await.unwrap();
+    assert_eq!(ask(&here, key, &clock).await.code(), "credential_revoked");
+    // Nor is one that another node has issued unknown to a report of a leak.
+    let guess = guess(1);
+    assert!(here.report_leaked(&guess).await.unwrap().is_none());
+    let issued = there.issue(NewKey::for_owner("bob")).await.unwrap();
+    there.store().remove(issued.record.id).await.unwrap();
+    assert!(here.get(issued.record.id).await.unwrap().is_none());
+    there.store().insert(issued.record.clone()).await.unwrap();
+    let report = here.report_leaked(issued.key.expose()).await.unwrap();
+    assert!(report.is_some());
+}
+
+#[tokio::test]
+async fn with_stale_answers_a_revocation_elsewhere_holds_within_the_bound_too() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let lenient = |cached: Cached<Scripted>| cached.stale_on_error(seconds(60));
+    let here = Node::with(&store, &clock, lenient);
+    let there = Node::new(&store, &clock);
+    let bound = here.keys.revocation_bound();
+    assert_eq!(bound, seconds(70));
+    // The worst case: the store fails from the moment that it is revoked.
+    let issued = here.keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    assert_eq!(here.answer(issued.key.expose()).await.status, 200);
+    there.keys.revoke(issued.record.id).await.unwrap();
+    store.fail_finds(true);
+    let revoked_at = clock.now();
+    let mut good_for = Duration::ZERO;
+    for _ in 0..100 {
+        if here.answer(issued.key.expose()).await.status == 200 {
+            good_for = clock.now().since(revoked_at);
+        }
+        clock.advance(seconds(1));
+    }
+    assert_eq!(
+        good_for,
+        bound - seconds(1),
+        "to the last second, and no further"
+    );
+    store.fail_finds(false);
+    let answer = here.answer(issued.key.expose()).await;
+    assert_eq!(answer.code(), "credential_revoked");
 }
 
 #[tokio::test]
@@ -318,9 +381,11 @@ async fn a_flood_of_unknown_ids_leaves_memory_and_good_keys_alone() {
     assert_eq!(node.answer(&key).await.status, 200);
     let before = store.finds();
     for n in 0..10_000 {
-        assert_eq!(node.answer(&guess(n)).await.code(), "credential_invalid");
+        for _ in 0..3 {
+            assert_eq!(node.answer(&guess(n)).await.code(), "credential_invalid");
+        }
     }
-    assert!(store.finds() - before <= 10_000);
+    assert_eq!(store.finds() - before, 10_000, "each is asked about once");
     assert_eq!(node.answer(&key).await.status, 200);
     assert_eq!(
         store.finds() - before,
@@ -333,7 +398,7 @@ async fn a_flood_of_unknown_ids_leaves_memory_and_good_keys_alone() {
         "unknown ids take no room of records: {text}"
     );
     assert!(
-        node.keys.store().remembered_misses() <= 1_000,
+        (50..=100).contains(&node.keys.store().remembered_misses()),
         "and a bounded one of their own"
     );
 }
@@ -374,6 +439,92 @@ async fn a_stale_record_is_answered_only_where_that_was_asked_for_and_never_past
 }
 
 #[tokio::test]
+async fn no_stale_record_is_answered_while_its_key_is_being_changed() {
+    for is_command in [true, false] {
+        let (store, clock) = (Scripted::new(Script::Later), clock());
+        let node = Node::with(&store, &clock, |cached| cached.stale_on_error(seconds(60)));
+        let issued = node.keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let key = issued.key.expose();
+        assert_eq!(node.answer(key).await.status, 200);
+        store.hang_updates(true);
+        let mut change = Box::pin(async {
+            if is_command {
+                return node.keys.revoke(issued.record.id).await.is_ok();
+            }
+            let mut disabled = issued.record.clone();
+            disabled.disabled_at = Some(NOW);
+            disabled.revision += 1;
+            node.keys.store().update(disabled).await.is_ok()
+        });
+        for _ in 0..3 {
+            assert!(futures_util::poll!(&mut change).is_pending());
+        }
+        // What was cached before is out of date, and what is learnt meanwhile may be.
+        let before = store.finds();
+        node.answer(key).await;
+        assert_eq!(store.finds(), before + 1);
+        clock.advance(seconds(20));
+        store.fail_finds(true);
+        assert_eq!(node.answer(key).await.status, 503);
+        drop(change);
+        assert_eq!(node.answer(key).await.status, 503);
+        assert_eq!(node.keys.store().stale_served(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_record_is_answered_where_the_store_hangs_or_panics_too() {
+    for (script, timeout) in [
+        (Script::Hangs, 500),
+        (Script::Hangs, 400),
+        (Script::Hangs, 2_000),
+        (Script::Panics, 500),
+    ] {
+        let (store, clock) = (Scripted::new(Script::Later), clock());
+        let node = Node::with(&store, &clock, |cached| {
+            cached
+                .stale_on_error(seconds(60))
+                .timeout(Duration::from_millis(timeout))
+        });
+        let key = issue(&node.keys, NewKey::for_owner("alice")).await;
+        assert_eq!(node.answer(&key).await.status, 200);
+        clock.advance(seconds(10));
+        store.turn(script);
+        let start = tokio::time::Instant::now();
+        for asked in 1..4 {
+            assert_eq!(node.answer(&key).await.status, 200, "{script:?} {timeout}");
+            assert_eq!(node.keys.store().stale_served(), asked);
+        }
+        if matches!(script, Script::Hangs) {
+            assert_eq!(start.elapsed(), 3 * Duration::from_millis(timeout));
+        }
+        clock.advance(seconds(60));
+        assert_eq!(node.answer(&key).await.status, 503);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_panics_is_asked_anew_and_leaves_nobody_waiting() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let node = Node::with(&store, &clock, |cached| cached.concurrency(1));
+    let key = issue(&node.keys, NewKey::for_owner("alice")).await;
+    store.become_slow(20);
+    store.turn(Script::Panics);
+    // Whoever drives the question when it panics, the others are woken.
+    let all = futures_util::future::join_all((0..5).map(|_| node.answer(&key)));
+    let all = tokio::time::timeout(seconds(5), all).await.unwrap();
+    assert!(all.iter().all(|answer| answer.status == 503));
+    assert_eq!(store.finds(), 1);
+    // One holds on to the question, and looks at its answer no more.
+    let mut holder = Box::pin(node.answer(&key));
+    assert!(futures_util::poll!(&mut holder).is_pending());
+    assert_eq!(node.answer(&key).await.status, 503);
+    store.turn(Script::Later);
+    assert_eq!(node.answer(&key).await.status, 200);
+    assert_eq!(holder.await.status, 503);
+}
+
+#[tokio::test]
 async fn strict_routes_ask_the_store_each_time() {
     let (store, clock) = (Scripted::new(Script::Later), clock());
     let (here, there) = (Node::new(&store, &clock), Node::new(&store, &clock));
@@ -411,34 +562,32 @@ async fn a_look_up_that_began_before_a_revocation_is_not_kept() {
     assert_eq!(node.answer(key).await.code(), "credential_revoked");
 }
 
-/// The flood of the issue, in miniature and by count: what good traffic costs beside it.
+/// What it costs in time is measured in `benches`; here it is that nothing is waited for.
 #[tokio::test]
 async fn good_traffic_does_not_wait_for_a_flood() {
-    let (store, clock) = (Scripted::new(Script::Now), clock());
+    let (store, clock) = (Scripted::new(Script::Later), clock());
     let node = Node::new(&store, &clock);
     let key = issue(&node.keys, NewKey::for_owner("alice")).await;
     node.answer(&key).await;
-    let median = async |flooded: bool| {
-        let mut times = Vec::new();
-        for n in 0..400 {
-            if flooded {
-                for m in 0..5 {
-                    node.answer(&guess(1_000 + 5 * n + m)).await;
-                }
-            }
-            let start = Instant::now();
-            node.answer(&key).await;
-            times.push(start.elapsed());
-        }
-        times.sort();
-        times[times.len() / 2]
-    };
-    let quiet = median(false).await;
-    let flooded = median(true).await;
-    // 1.5 is promised and measured elsewhere; here only that nobody queues behind it.
-    assert!(
-        flooded < quiet * 5 + Duration::from_micros(200),
-        "{flooded:?} against {quiet:?}"
+    store.become_slow(1_000_000);
+    let guesses: Vec<_> = (0..200).map(guess).collect();
+    let mut flood: Vec<_> = guesses
+        .iter()
+        .map(|guess| Box::pin(node.answer(guess)))
+        .collect();
+    let asked = store.finds();
+    for future in &mut flood {
+        let _ = futures_util::poll!(future);
+        let mut good = Box::pin(node.answer(&key));
+        let std::task::Poll::Ready(answer) = futures_util::poll!(&mut good) else {
+            panic!("a good key waits");
+        };
+        assert_eq!(answer.status, 200);
+    }
+    assert_eq!(
+        store.finds() - asked,
+        64,
+        "nor does the store get more than it can"
     );
 }
 

@@ -10,7 +10,7 @@ use tollgate::lapse::Lapse;
 use tollgate::{ApiKeys, AuthLayer, Identity};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{NOW, Script, Scripted, clock, peppers};
+use crate::support::{NOW, Script, Scripted, clock, peppers, send, who, with};
 
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -94,6 +94,32 @@ async fn what_this_node_changes_is_known_at_once() {
         assert_eq!(lapsed.await.unwrap(), Lapse::Revoked);
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_use_of_another_key_asks_the_store_nothing() {
+    let clock = clock();
+    let store = Scripted::new(Script::Later);
+    let keys = keys_at(store.clone(), &clock);
+    let good = keys.issue(NewKey::for_owner("ann")).await.unwrap();
+    let revoked = keys.issue(NewKey::for_owner("bob")).await.unwrap();
+    keys.revoke(revoked.record.id).await.unwrap();
+    let identity = identity(&keys, good.key.expose(), &clock).await;
+    let waiting: Vec<_> = (0..10).map(|_| tokio::spawn(identity.lapsed())).collect();
+    tokio::task::yield_now().await;
+    let service = AuthLayer::new(keys).clock(clock).layer(who());
+    let before = store.finds();
+    let uses = 200;
+    // More at once than those who wait could be told of one by one.
+    let all = (0..uses).map(|_| send(&service, with("x-api-key", revoked.key.expose())));
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.code(), "credential_revoked");
+    }
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.finds() - before, uses);
+    assert!(waiting.iter().all(|task| !task.is_finished()));
 }
 
 #[tokio::test(start_paused = true)]

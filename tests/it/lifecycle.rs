@@ -1,18 +1,17 @@
-//! The life of a key: the table of transitions, a naive model of it, rotation.
+//! The life of a key: the table of transitions, rotation, events, last uses.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proptest::prelude::*;
 use tollgate::clock::{Clock, ManualClock, Timestamp};
 use tollgate::keys::{
-    Cached, EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, LifecycleError,
-    MemoryKeys, NewKey, Peppers, Rotation,
+    EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, LifecycleError, NewKey,
+    Peppers, Rotation,
 };
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
 
-use crate::support::{NOW, Script, Scripted, clock, send, who, with};
+use crate::support::{NOW, Script, Scripted, clock, node, send, who, with};
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -36,212 +35,6 @@ async fn told<S: KeyStore>(keys: &ApiKeys<S>, key: &str, clock: &ManualClock) ->
         .layer(who());
     let answer = send(&service, with("x-api-key", key)).await;
     (answer.status != 200).then(|| answer.code())
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Status {
-    Scheduled,
-    Active,
-    Retiring,
-    Disabled,
-    Ended(EndCause),
-}
-
-impl Status {
-    fn of(state: KeyState) -> Self {
-        match state {
-            KeyState::Scheduled => Self::Scheduled,
-            KeyState::Active => Self::Active,
-            KeyState::Retiring { .. } => Self::Retiring,
-            KeyState::Disabled => Self::Disabled,
-            KeyState::Ended(cause) => Self::Ended(cause),
-            other => panic!("{other:?} is new"),
-        }
-    }
-
-    fn code(self) -> Option<&'static str> {
-        match self {
-            Self::Active | Self::Retiring => None,
-            Self::Scheduled => Some("credential_not_yet_valid"),
-            Self::Ended(EndCause::Expired) => Some("credential_expired"),
-            Self::Disabled | Self::Ended(_) => Some("credential_revoked"),
-        }
-    }
-}
-
-/// A key as one would keep it on paper: a status that is changed when something happens,
-/// second by second.
-#[derive(Clone, Debug)]
-struct Paper {
-    status: Status,
-    /// What it goes back to when it is enabled.
-    before: Status,
-    starts: u64,
-    expires: Option<u64>,
-    grace_ends: Option<u64>,
-    predecessor: Option<usize>,
-}
-
-impl Paper {
-    fn tick(&mut self, now: u64) {
-        if self.status == Status::Scheduled && now >= self.starts {
-            self.status = Status::Active;
-        }
-        if self.before == Status::Scheduled && now >= self.starts {
-            self.before = Status::Active;
-        }
-        if matches!(self.status, Status::Ended(_)) {
-            return;
-        }
-        // The grace never reaches beyond the expiry; at the same second it comes first.
-        if self.grace_ends.is_some_and(|end| now >= end) {
-            self.status = Status::Ended(EndCause::RotatedOut);
-        } else if self.expires.is_some_and(|end| now >= end) {
-            self.status = Status::Ended(EndCause::Expired);
-        }
-    }
-
-    fn end(&mut self, cause: EndCause) {
-        if !matches!(self.status, Status::Ended(_)) || cause == EndCause::Compromised {
-            self.status = Status::Ended(cause);
-        }
-    }
-
-    fn disable(&mut self) -> bool {
-        match self.status {
-            Status::Ended(_) => return false,
-            Status::Disabled => {}
-            status => (self.before, self.status) = (status, Status::Disabled),
-        }
-        true
-    }
-
-    fn enable(&mut self) -> bool {
-        match self.status {
-            Status::Ended(_) => return false,
-            Status::Disabled => self.status = self.before,
-            _ => {}
-        }
-        true
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Wait(u64),
-    Rotate(usize, u64),
-    Revoke(usize),
-    Compromise(usize),
-    Disable(usize),
-    Enable(usize),
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let which = 0_usize..6;
-    prop::collection::vec(
-        prop_oneof![
-            3 => (0_u64..40).prop_map(Step::Wait),
-            4 => (which.clone(), 0_u64..60).prop_map(|(key, grace)| Step::Rotate(key, grace)),
-            1 => which.clone().prop_map(Step::Revoke),
-            1 => which.clone().prop_map(Step::Compromise),
-            2 => which.clone().prop_map(Step::Disable),
-            2 => which.prop_map(Step::Enable),
-        ],
-        1..40,
-    )
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-    #[test]
-    fn keys_live_as_they_do_on_paper(
-        start in 0_u64..20,
-        life in prop::option::of(21_u64..200),
-        steps in steps(),
-    ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let clock = clock();
-            let keys = keys_at(&clock);
-            let mut new = NewKey::for_owner("alice").not_before(NOW.saturating_add(seconds(start)));
-            if let Some(life) = life {
-                new = new.expires_in(seconds(life));
-            }
-            let first = keys.issue(new).await.unwrap();
-            let mut issued = vec![(first.record.id, first.key.expose().to_owned())];
-            let status = Status::Scheduled;
-            let mut papers = vec![Paper {
-                status, before: status, starts: start, expires: life, grace_ends: None,
-                predecessor: None,
-            }];
-            let mut now = 0;
-            papers[0].tick(now);
-            for step in steps {
-                let key = match step {
-                    Step::Wait(for_seconds) => {
-                        for _ in 0..for_seconds {
-                            now += 1;
-                            papers.iter_mut().for_each(|paper| paper.tick(now));
-                        }
-                        clock.set(NOW.saturating_add(seconds(now)));
-                        None
-                    }
-                    Step::Rotate(key, _) | Step::Revoke(key) | Step::Compromise(key)
-                    | Step::Disable(key) | Step::Enable(key) => Some(key % papers.len()),
-                };
-                let Some(key) = key else { continue };
-                let id = issued[key].0;
-                match step {
-                    Step::Wait(_) => {}
-                    Step::Revoke(_) => {
-                        keys.revoke(id).await.unwrap();
-                        papers[key].end(EndCause::Revoked);
-                    }
-                    Step::Compromise(_) => {
-                        keys.report_compromised(id).await.unwrap();
-                        papers[key].end(EndCause::Compromised);
-                    }
-                    Step::Disable(_) => {
-                        assert_eq!(keys.disable(id).await.is_ok(), papers[key].disable());
-                    }
-                    Step::Enable(_) => {
-                        assert_eq!(keys.enable(id).await.is_ok(), papers[key].enable());
-                    }
-                    Step::Rotate(_, grace) => {
-                        let over = |index: usize| matches!(papers[index].status, Status::Ended(_));
-                        let fits = papers[key].status == Status::Active
-                            && papers[key].predecessor.is_none_or(over);
-                        let rotated =
-                            keys.rotate(id, Rotation::with_grace(seconds(grace))).await;
-                        assert_eq!(rotated.is_ok(), fits, "{:?}", papers[key]);
-                        if let Ok(successor) = rotated {
-                            issued.push((successor.record.id, successor.key.expose().to_owned()));
-                            let end = papers[key].expires.map_or(now + grace, |end| end.min(now + grace));
-                            papers[key].grace_ends = Some(end);
-                            papers[key].status = Status::Retiring;
-                            papers.push(Paper {
-                                status: Status::Active,
-                                before: Status::Active,
-                                starts: now,
-                                expires: life.map(|life| now + life),
-                                grace_ends: None,
-                                predecessor: Some(key),
-                            });
-                            papers[key].tick(now);
-                        }
-                    }
-                }
-                let mut good = 0;
-                for (paper, (id, key)) in papers.iter().zip(&issued) {
-                    let held = state(&keys, *id, &clock).await;
-                    assert_eq!(Status::of(held), paper.status);
-                    assert_eq!(told(&keys, key, &clock).await.as_deref(), paper.status.code());
-                    good += usize::from(held.is_good());
-                }
-                assert!(good <= 2, "at most two generations are good");
-            }
-        });
-    }
 }
 
 #[tokio::test]
@@ -362,7 +155,7 @@ async fn a_rotation_that_broke_off_is_finished_by_its_token() {
     let successor = keys.rotate(old.record.id, rotation()).await.unwrap();
     assert_eq!(told(&keys, successor.key.expose(), &clock).await, None);
     let held = state(&keys, old.record.id, &clock).await;
-    assert_eq!(Status::of(held), Status::Retiring);
+    assert!(matches!(held, KeyState::Retiring { .. }));
 }
 
 #[tokio::test]
@@ -493,6 +286,103 @@ async fn operators_hear_of_the_life_of_keys_and_of_their_misuse() {
 }
 
 #[tokio::test]
+async fn a_key_in_its_grace_is_told_of_once_a_minute_whatever_the_store_and_the_door() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let heard = Arc::new(Mutex::new(0));
+    let ears = Arc::clone(&heard);
+    let count = move |event: &KeyEvent| {
+        if matches!(event.kind, KeyEventKind::UsedInGrace { .. }) {
+            *ears.lock().unwrap() += 1;
+        }
+    };
+    // Neither has a record twice: the store makes a new one for each question.
+    let keys = node(&store, &clock).on_event(count);
+    let strict = keys.strict();
+    let old = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let key = old.key.expose();
+    assert_eq!(told(&strict, key, &clock).await, None);
+    clock.advance(Duration::from_millis(500));
+    keys.rotate(old.record.id, Rotation::with_grace(seconds(600)))
+        .await
+        .unwrap();
+    for minute in 1..4 {
+        for _ in 0..120 {
+            clock.advance(Duration::from_millis(499));
+            assert_eq!(told(&strict, key, &clock).await, None);
+            assert_eq!(told(&keys, key, &clock).await, None);
+        }
+        assert_eq!(*heard.lock().unwrap(), minute);
+        clock.advance(Duration::from_millis(120));
+    }
+}
+
+#[tokio::test]
+async fn a_report_knows_of_uses_that_the_store_has_not_heard_of() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let keys = node(&store, &clock);
+    let strict = keys.strict();
+    for through_cache in [true, false] {
+        let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let key = issued.key.expose();
+        let used_at = clock.now();
+        let refused = if through_cache {
+            told(&keys, key, &clock).await
+        } else {
+            told(&strict, key, &clock).await
+        };
+        assert_eq!(refused, None);
+        clock.advance(seconds(5));
+        let report = keys.report_compromised(issued.record.id).await.unwrap();
+        assert_eq!(report.last_used, Some(used_at));
+    }
+    assert_eq!(store.notes(), 0);
+}
+
+#[tokio::test]
+async fn a_report_around_the_cache_says_how_long_other_caches_may_hold_the_key() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let keys = node(&store, &clock);
+    let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let strict = keys.strict();
+    let report = strict.report_compromised(issued.record.id).await.unwrap();
+    assert_eq!(report.refused_within, keys.revocation_bound());
+}
+
+#[tokio::test]
+async fn a_key_that_was_revoked_after_its_time_stays_ended_when_the_clock_steps_back() {
+    let clock = clock();
+    let keys = keys_at(&clock);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = Arc::clone(&heard);
+    let keys = keys.on_event(move |event| ears.lock().unwrap().push(event.kind));
+    let expiring = keys
+        .issue(NewKey::for_owner("alice").expires_in(seconds(10)))
+        .await
+        .unwrap();
+    let rotated = keys.issue(NewKey::for_owner("bob")).await.unwrap();
+    let grace = Rotation::with_grace(seconds(10));
+    keys.rotate(rotated.record.id, grace).await.unwrap();
+    clock.advance(seconds(20));
+    for (issued, cause) in [
+        (&expiring, EndCause::Expired),
+        (&rotated, EndCause::RotatedOut),
+    ] {
+        let id = issued.record.id;
+        let record = keys.revoke(id).await.unwrap();
+        let ended = record.ended.unwrap();
+        assert_eq!(ended.cause, cause, "the first cause wins");
+        assert_eq!(ended.at, NOW.saturating_add(seconds(10)));
+        assert_eq!(
+            heard.lock().unwrap().last(),
+            Some(&KeyEventKind::Ended(cause))
+        );
+        clock.set(NOW.saturating_add(seconds(5)));
+        assert_eq!(state(&keys, id, &clock).await, KeyState::Ended(cause));
+        clock.set(NOW.saturating_add(seconds(20)));
+    }
+}
+
+#[tokio::test]
 async fn tombstones_stay_for_as_long_as_they_are_wanted() {
     let clock = clock();
     let keys = keys_at(&clock);
@@ -550,18 +440,6 @@ async fn the_store_hears_when_keys_were_used_once_a_minute_and_off_the_path() {
         1,
         "the store is held by the test alone, and by nobody's task"
     );
-}
-
-#[tokio::test]
-async fn every_store_keeps_the_contract() {
-    tollgate::testing::key_store_conforms(async || MemoryKeys::new()).await;
-    tollgate::testing::key_store_conforms(async || Scripted::new(Script::Later)).await;
-    tollgate::testing::key_store_conforms(async || Cached::new(MemoryKeys::new())).await;
-    tollgate::testing::key_store_conforms(async || {
-        Cached::new(Scripted::new(Script::Later)).stale_on_error(seconds(60))
-    })
-    .await;
-    tollgate::testing::key_store_conforms(async || Cached::new(MemoryKeys::new()).strict()).await;
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod authorization;
 mod cache;
 mod carriers;
+mod conformance;
 mod contract;
 mod examples;
 #[cfg(feature = "tonic")]
@@ -17,11 +18,13 @@ mod lapse;
 mod leaks;
 mod lifecycle;
 mod on_axum;
+mod paper;
 mod refusals;
 mod regressions;
 mod remote_keys;
 mod resource;
 mod restrictions;
+mod rotation;
 mod rules;
 #[cfg(feature = "tonic")]
 mod servers;

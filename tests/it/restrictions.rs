@@ -48,6 +48,21 @@ async fn a_key_for_some_networks_is_good_there_and_403_elsewhere_without_a_word_
         let text = String::from_utf8(answer.body.to_vec()).unwrap();
         assert!(!text.contains("10.0") && !text.contains(peer), "{text}");
     }
+    // As an operator may write it who thinks in IPv6.
+    let new = NewKey::for_owner("alice").networks(["::ffff:10.0.0.0/104"]);
+    let (keys, mapped) = restricted(new).await;
+    let also = AuthLayer::new(keys);
+    for (peer, status) in [
+        ("10.1.2.3", 200),
+        ("::ffff:10.1.2.3", 200),
+        ("11.1.2.3", 403),
+    ] {
+        assert_eq!(
+            ask(&also, from(peer, &mapped)).await.status,
+            status,
+            "{peer}"
+        );
+    }
     let unknown = ask(&door, with("x-api-key", &key)).await;
     assert_eq!(
         unknown.code(),

@@ -1,8 +1,8 @@
 //! Keys, services and stores that tests share.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tollgate::clock::{ManualClock, Timestamp};
 use tollgate::keys::{
-    KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers, StoreError,
+    Cached, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers, StoreError,
 };
 use tollgate::{ApiKeys, Identity, Rejection};
 use tower::{Service, ServiceExt};
@@ -30,6 +30,13 @@ pub(crate) fn clock() -> ManualClock {
 /// Keys with the prefix `acme` over any store, at [`NOW`].
 pub(crate) fn keys_over<S: KeyStore>(store: S) -> ApiKeys<S> {
     ApiKeys::new(store, peppers()).prefix("acme").clock(clock())
+}
+
+/// Keys as one of several nodes has them, each with a cache in front of the same store.
+pub(crate) fn node(store: &Scripted, clock: &ManualClock) -> ApiKeys<Cached<Scripted>> {
+    ApiKeys::new(Cached::new(store.clone()).clock(clock.clone()), peppers())
+        .prefix("acme")
+        .clock(clock.clone())
 }
 
 pub(crate) async fn issue<S: KeyStore>(keys: &ApiKeys<S>, new: NewKey) -> String {
@@ -134,7 +141,8 @@ pub(crate) enum Script {
     Panics,
 }
 
-/// A store in memory that does as it is told, and counts.
+/// A store in memory that does as it is told, and counts. To those who wait it answers as
+/// a database does, with a record of its own for each question.
 #[derive(Clone, Debug)]
 pub(crate) struct Scripted {
     pub(crate) memory: MemoryKeys,
@@ -144,6 +152,7 @@ pub(crate) struct Scripted {
     failing: Arc<AtomicBool>,
     hanging: Arc<AtomicBool>,
     failing_finds: Arc<AtomicBool>,
+    turned: Arc<Mutex<Option<Script>>>,
     slowness: Arc<AtomicUsize>,
     notes: Arc<AtomicUsize>,
 }
@@ -158,6 +167,7 @@ impl Scripted {
             failing: Arc::default(),
             hanging: Arc::default(),
             failing_finds: Arc::default(),
+            turned: Arc::default(),
             slowness: Arc::default(),
             notes: Arc::default(),
         }
@@ -173,6 +183,17 @@ impl Scripted {
 
     pub(crate) fn fail_finds(&self, fail: bool) {
         self.failing_finds.store(fail, Ordering::SeqCst);
+    }
+
+    /// Makes it follow another script from now on, for those who wait.
+    pub(crate) fn turn(&self, script: Script) {
+        *self.turned.lock().unwrap() = Some(script);
+    }
+
+    /// What is in memory, in a record of its own for each question.
+    async fn read(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let found = self.memory.find(id).await?;
+        Ok(found.map(|record| Arc::new(KeyRecord::clone(&record))))
     }
 
     /// Makes it take so many polls from now on.
@@ -204,11 +225,12 @@ impl KeyStore for Scripted {
         for _ in 0..self.slowness.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
-        match self.script {
+        let turned = *self.turned.lock().unwrap();
+        match turned.unwrap_or(self.script) {
             Script::Now => {}
             Script::Later => tokio::task::yield_now().await,
             Script::Slow(polls) => {
-                let found = self.memory.find(id).await;
+                let found = self.read(id).await;
                 for _ in 0..polls {
                     tokio::task::yield_now().await;
                 }
@@ -218,7 +240,7 @@ impl KeyStore for Scripted {
             Script::Hangs => tokio::time::sleep(Duration::from_secs(3600)).await,
             Script::Panics => panic!("a store that panics"),
         }
-        self.memory.find(id).await
+        self.read(id).await
     }
 
     fn find_now(
@@ -226,7 +248,8 @@ impl KeyStore for Scripted {
         id: KeyId,
         now: Timestamp,
     ) -> Option<Result<Option<Arc<KeyRecord>>, StoreError>> {
-        matches!(self.script, Script::Now).then(|| {
+        let is_turned = self.turned.lock().unwrap().is_some();
+        (matches!(self.script, Script::Now) && !is_turned).then(|| {
             self.finds.fetch_add(1, Ordering::SeqCst);
             self.memory.find_now(id, now).unwrap()
         })

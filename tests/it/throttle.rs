@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::Request;
-use tollgate::auth::ThrottleLayer;
+use http::{HeaderName, Request};
+use tollgate::auth::{Source, ThrottleLayer};
 use tollgate::clock::ManualClock;
 use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::network::ClientNetwork;
 use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
-use crate::support::{Script, Scripted, clock, get, issue, keys_over, send, who, with};
+use crate::support::{NOW, Script, Scripted, clock, get, issue, keys_over, send, who, with};
 
 fn from(peer: &str, key: &str) -> Request<()> {
     let mut request = with("x-api-key", key);
@@ -147,6 +147,119 @@ async fn guesses_at_once_are_no_way_around_it_and_slow_handlers_are_no_guesses()
     }
 }
 
+/// A handler that never answers.
+fn hanging() -> impl Service<
+    Request<()>,
+    Response = http::Response<http_body_util::Full<bytes::Bytes>>,
+    Error = std::convert::Infallible,
+    Future: Send,
+> + Clone {
+    tower::service_fn(|_: Request<()>| std::future::pending())
+}
+
+fn anonymous(peer: &str) -> Request<()> {
+    let mut request = get();
+    request
+        .extensions_mut()
+        .insert(SocketAddr::new(peer.parse().unwrap(), 4711));
+    request
+}
+
+#[tokio::test]
+async fn anonymous_callers_are_no_guesses_while_their_handlers_run() {
+    let clock = clock();
+    let keys = keys_over(MemoryKeys::new());
+    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let service = ServiceBuilder::new()
+        .layer(ThrottleLayer::failures_per_minute(6).burst(3).clock(clock))
+        .layer(AuthLayer::new(keys).optional())
+        .service(hanging());
+    let mut inside = Vec::new();
+    for _ in 0..5 {
+        let mut call = Box::pin(service.clone().oneshot(anonymous("192.0.2.7")));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        inside.push(call);
+    }
+    let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", &good)));
+    assert!(futures_util::poll!(&mut call).is_pending(), "it is let in");
+}
+
+#[tokio::test]
+async fn a_wrong_secret_at_a_second_door_is_charged_too() {
+    let clock = clock();
+    let service = ServiceBuilder::new()
+        .layer(ThrottleLayer::failures_per_minute(6).burst(3).clock(clock))
+        .layer(
+            AuthLayer::new(keys_over(MemoryKeys::new()))
+                .sources([Source::header(HeaderName::from_static("x-outer"))])
+                .optional(),
+        )
+        .layer(AuthLayer::new(keys_over(MemoryKeys::new())))
+        .service(who());
+    let guess = guess().await;
+    for status in [401, 401, 401, 429] {
+        let answer = send(&service, from("192.0.2.7", &guess)).await;
+        assert_eq!(answer.status, status);
+    }
+}
+
+#[tokio::test]
+async fn throttles_behind_one_another_are_each_given_back_what_they_charged() {
+    let clock = clock();
+    let keys = keys_over(MemoryKeys::new());
+    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let throttle = |prefix| {
+        ThrottleLayer::failures_per_minute(6)
+            .burst(3)
+            .clock(clock.clone())
+            .client_network(ClientNetwork::peer().prefixes(prefix, 64))
+    };
+    let stack = |inner| {
+        ServiceBuilder::new()
+            .layer(throttle(16))
+            .layer(throttle(32))
+            .layer(AuthLayer::new(keys.clone()))
+            .service(inner)
+    };
+    let service = stack(tower::util::BoxCloneService::new(hanging()));
+    let mut inside = Vec::new();
+    for _ in 0..10 {
+        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", &good)));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        inside.push(call);
+    }
+    // And both are charged for a guess: the outer one for those of its whole network.
+    let service = stack(tower::util::BoxCloneService::new(who()));
+    let guess = guess().await;
+    for (peer, status) in [
+        ("192.0.2.1", 401),
+        ("192.0.2.2", 401),
+        ("192.0.2.3", 401),
+        ("192.0.2.4", 429),
+    ] {
+        assert_eq!(send(&service, from(peer, &guess)).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_keeps_the_request_does_not_keep_the_charge() {
+    let clock = clock();
+    let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keeper = kept.clone();
+    let service = ServiceBuilder::new()
+        .layer(ThrottleLayer::failures_per_minute(6).burst(3).clock(clock))
+        .service_fn(move |request: Request<()>| {
+            keeper.lock().unwrap().push(request.extensions().clone());
+            std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
+                http_body_util::Full::<bytes::Bytes>::default(),
+            )))
+        });
+    for _ in 0..10 {
+        assert_eq!(send(&service, anonymous("192.0.2.7")).await.status, 200);
+    }
+    assert_eq!(kept.lock().unwrap().len(), 10);
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_is_not_charged() {
     let clock = clock();
@@ -198,6 +311,21 @@ async fn clients_are_charged_by_network_through_trusted_proxies() {
     // Without an address nobody can be charged.
     for _ in 0..5 {
         assert_eq!(send(&service, with("x-api-key", &guess)).await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_holds_nobody_back_for_longer_than_a_failure_counts() {
+    let clock = clock();
+    let keys = keys_over(MemoryKeys::new());
+    let good = issue(&keys, NewKey::for_owner("alice").scopes(["a"])).await;
+    let service = stack(keys, &clock);
+    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
+    clock.set(NOW.saturating_sub(Duration::from_secs(3_600)));
+    send(&service, from("192.0.2.7", &good)).await;
+    for _ in 0..60 {
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
     }
 }
 

@@ -101,6 +101,53 @@ async fn the_transport_is_known_from_the_server_from_trusted_proxies_or_is_fixed
     assert_eq!(send(&fixed.layer(who()), get()).await.status, 200);
 }
 
+#[tokio::test]
+async fn a_client_cannot_talk_its_proxy_into_tls() {
+    let trusting = ClientNetwork::peer().trust(["10.0.0.0/8"]);
+    let layer = HttpsOnlyLayer::new().client_network(trusting.clone());
+    let forwarded = HttpsOnlyLayer::new().client_network(trusting.forwarded());
+    for (layer, field, value) in [
+        (&layer, "x-forwarded-proto", &b"\xff, http"[..]),
+        (&layer, "x-forwarded-proto", b"https, http"),
+        (
+            &forwarded,
+            "forwarded",
+            br#"proto=https;x="\"", for=1.2.3.4;proto=http"#,
+        ),
+        (
+            &forwarded,
+            "forwarded",
+            br#"proto=https;x=", for=1.2.3.4;proto=http"#,
+        ),
+        (&forwarded, "forwarded", b"proto=\xff, proto=http"),
+    ] {
+        // The proxy speaks TLS to us.
+        let mut request = with_peer(with(field, value), "10.0.0.1");
+        request.extensions_mut().insert(Transport::Tls);
+        let answer = send(&layer.layer(who()), request).await;
+        assert_eq!(answer.status, 403, "{}", value.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_client_behind_a_local_proxy_is_not_local_whatever_it_writes() {
+    let local = ClientNetwork::peer().trust(["127.0.0.1"]);
+    for (network, field, value) in [
+        (local.clone(), "x-forwarded-for", &b"\xff, 1.2.3.4"[..]),
+        (local.clone(), "x-forwarded-for", b"1.2.3.4, garbage"),
+        (
+            local.forwarded(),
+            "forwarded",
+            br#"x=", for=1.2.3.4;proto=http"#,
+        ),
+    ] {
+        let layer = HttpsOnlyLayer::new().client_network(network);
+        let request = with_peer(with(field, value), "127.0.0.1");
+        let answer = send(&layer.allow_loopback().layer(who()), request).await;
+        assert_eq!(answer.status, 403, "{}", value.escape_ascii());
+    }
+}
+
 async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
