@@ -14,46 +14,58 @@ use serde::{Deserialize, Deserializer};
 
 /// What is read of an object.
 pub(crate) trait Members<'de> {
-    /// Reads the value of a member, or reads it over with [`SKIP`].
-    fn member<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
+    /// Reads the value of a member that is of interest, and says which one it is, by a
+    /// number below 32. Of another it reads nothing: it is read over.
+    fn member<A: MapAccess<'de>>(
+        &mut self,
+        name: &str,
+        map: &mut A,
+    ) -> Result<Option<u32>, A::Error>;
 }
 
 /// Reads an object and nothing else.
-pub(crate) fn read_object<'de, M: Members<'de>>(
+pub(crate) fn read_object<'de>(
     text: &'de str,
-    members: M,
-) -> Result<M, serde_json::Error> {
+    members: &mut impl Members<'de>,
+) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = Object(members).deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(read)
+    Object(members).deserialize(&mut deserializer)?;
+    deserializer.end()
 }
 
 /// Reads an object that is the value of a member.
-pub(crate) struct Object<M>(pub(crate) M);
+pub(crate) struct Object<'m, M>(pub(crate) &'m mut M);
 
-impl<'de, M: Members<'de>> DeserializeSeed<'de> for Object<M> {
-    type Value = M;
+impl<'de, M: Members<'de>> DeserializeSeed<'de> for Object<'_, M> {
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<M, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de, M: Members<'de>> Visitor<'de> for Object<M> {
-    type Value = M;
+impl<'de, M: Members<'de>> Visitor<'de> for Object<'_, M> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<M, A::Error> {
-        let mut seen = Seen::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let (mut known, mut others) = (0_u32, None::<Seen<'de>>);
         while let Some(Text(name)) = map.next_key()? {
-            self.0.member(&name, &mut map)?;
-            seen.insert(name)?;
+            let Some(number) = self.0.member(&name, &mut map)? else {
+                map.next_value_seed(SKIP)?;
+                others.get_or_insert_default().insert(name)?;
+                continue;
+            };
+            let bit = 1_u32.wrapping_shl(number);
+            if known & bit != 0 {
+                return Err(A::Error::custom(TWICE));
+            }
+            known |= bit;
         }
-        Ok(self.0)
+        Ok(())
     }
 }
 
@@ -209,25 +221,27 @@ fn count<E: Error>(elements: &mut usize) -> Result<(), E> {
 struct Seen<'de> {
     few: [Cow<'de, str>; FEW],
     len: usize,
-    more: HashSet<Cow<'de, str>, RandomState>,
+    more: Option<Box<HashSet<Cow<'de, str>, RandomState>>>,
 }
 
 impl<'de> Seen<'de> {
     fn insert<E: Error>(&mut self, name: Cow<'de, str>) -> Result<(), E> {
         let held = &self.few[..self.len.min(FEW)];
-        if held.contains(&name) || self.more.contains(&name) {
-            return Err(E::custom("a member stands twice"));
+        let more = self.more.as_ref();
+        if held.contains(&name) || more.is_some_and(|more| more.contains(&name)) {
+            return Err(E::custom(TWICE));
         }
         match self.few.get_mut(self.len) {
             Some(place) => *place = name,
             None => {
-                self.more.insert(name);
+                self.more.get_or_insert_default().insert(name);
             }
         }
         count(&mut self.len)
     }
 }
 
+const TWICE: &str = "a member stands twice";
 const FEW: usize = 16;
 const MOST_DEPTH: usize = 32;
 /// The members of one object, or the elements of one array.
@@ -240,13 +254,21 @@ mod tests {
     struct Nothing;
 
     impl<'de> Members<'de> for Nothing {
-        fn member<A: MapAccess<'de>>(&mut self, _: &str, map: &mut A) -> Result<(), A::Error> {
-            map.next_value_seed(SKIP).map(drop)
+        fn member<A: MapAccess<'de>>(
+            &mut self,
+            name: &str,
+            map: &mut A,
+        ) -> Result<Option<u32>, A::Error> {
+            if name != "known" {
+                return Ok(None);
+            }
+            map.next_value_seed(SKIP)?;
+            Ok(Some(31))
         }
     }
 
     fn is_read(text: &str) -> bool {
-        read_object(text, Nothing).is_ok()
+        read_object(text, &mut Nothing).is_ok()
     }
 
     #[test]
@@ -255,6 +277,7 @@ mod tests {
         for twice in [
             r#"{"a":1,"a":1}"#,
             r#"{"a":1,"\u0061":1}"#,
+            r#"{"known":1,"a":2,"known":3}"#,
             r#"{"x":{"a":1,"b":2,"a":3}}"#,
             r#"{"x":[0,{"a":{"b":1,"b":2}}]}"#,
         ] {

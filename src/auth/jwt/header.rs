@@ -1,0 +1,136 @@
+//! [`Header`]: what a token says of how it is signed.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::de::{Error, MapAccess};
+
+use crate::auth::jwt::compact::decode;
+use crate::json::{Members, Text, read_object};
+use crate::jwks::{Algorithm, MOST_KID};
+use crate::rejection::Cause;
+
+/// The parameters that decide something. Those that carry keys, or say where keys are, are
+/// read over: `jwk`, `jku`, `x5u`, `x5c`.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// What it was read from.
+    encoded: Box<[u8]>,
+    /// The algorithm, if it is one of ours. `none` is nobody's.
+    pub(super) algorithm: Option<Algorithm>,
+    pub(super) kid: Option<Box<str>>,
+    pub(super) typ: Option<Box<str>>,
+}
+
+impl Header {
+    fn read(encoded: &[u8]) -> Result<Self, Cause> {
+        let mut buffer = [0; MOST_HEADER];
+        let len = decode(encoded, &mut buffer)?;
+        let text = str::from_utf8(&buffer[..len]).map_err(|_| Cause::TokenHeader)?;
+        let mut parameters = Parameters::default();
+        read_object(text, &mut parameters).map_err(|_| Cause::TokenHeader)?;
+        if parameters.refused {
+            return Err(Cause::TokenHeader);
+        }
+        Ok(Self {
+            encoded: encoded.into(),
+            algorithm: parameters.alg.as_deref().and_then(Algorithm::named),
+            kid: parameters.kid.map(Box::from),
+            typ: parameters.typ.map(Box::from),
+        })
+    }
+}
+
+/// Headers of good tokens. An issuer has as many as keys that sign, so the few that come
+/// all the time need not be read again.
+#[derive(Debug, Default)]
+pub(super) struct Headers {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    headers: [Option<Arc<Header>>; 4],
+    next: usize,
+}
+
+impl Headers {
+    /// What the header of a token says.
+    pub(super) fn read(&self, encoded: &[u8]) -> Result<Arc<Header>, Cause> {
+        if let Some(header) = self.lock().find(encoded) {
+            return Ok(Arc::clone(header));
+        }
+        Header::read(encoded).map(Arc::new)
+    }
+
+    /// Remembers the header of a token that was good, in the place of the oldest.
+    pub(super) fn remember(&self, header: &Arc<Header>) {
+        // Another hand holds what is known.
+        if Arc::strong_count(header) > 1 {
+            return;
+        }
+        let mut known = self.lock();
+        if known.find(&header.encoded).is_none() {
+            let place = known.next;
+            known.headers[place] = Some(Arc::clone(header));
+            known.next = (place + 1) % known.headers.len();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn find(&self, encoded: &[u8]) -> Option<&Arc<Header>> {
+        let mut headers = self.headers.iter().flatten();
+        headers.find(|header| *header.encoded == *encoded)
+    }
+}
+
+#[derive(Default)]
+struct Parameters<'b> {
+    alg: Option<Cow<'b, str>>,
+    kid: Option<Cow<'b, str>>,
+    typ: Option<Cow<'b, str>>,
+    refused: bool,
+}
+
+impl<'b> Members<'b> for Parameters<'b> {
+    fn member<A: MapAccess<'b>>(
+        &mut self,
+        name: &str,
+        map: &mut A,
+    ) -> Result<Option<u32>, A::Error> {
+        let text = |map: &mut A| map.next_value().map(|Text(text)| Some(text));
+        let number = match name {
+            "alg" => {
+                self.alg = text(map)?;
+                0
+            }
+            "typ" => {
+                self.typ = text(map)?;
+                1
+            }
+            "kid" => {
+                self.kid = text(map)?;
+                if self.kid.as_ref().is_some_and(|kid| kid.len() > MOST_KID) {
+                    return Err(A::Error::custom("kid is too long"));
+                }
+                2
+            }
+            // RFC 7515 §4.1.11: who does not know an extension must refuse it, and none
+            // is known here. RFC 7797 and RFC 7516 §4.1.3 change what is signed.
+            "crit" | "b64" | "zip" => {
+                self.refused = true;
+                return Ok(None);
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(number))
+    }
+}
+
+/// The most bytes of a decoded header.
+const MOST_HEADER: usize = 1024;
