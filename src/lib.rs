@@ -33,7 +33,7 @@ pub mod keys;
 // Gates.
 pub mod auth;
 pub mod authorize;
-mod limit;
+pub mod limit;
 
 // Edge.
 #[cfg(feature = "axum")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::clock::Timestamp;
-use crate::limit::gcra::Rate;
+use crate::limit::gcra::{Cell, Rate, Step};
 
 /// How many networks share a lock, and compete for room when there is none.
 const WAYS: usize = 4;
@@ -30,7 +30,7 @@ pub(crate) struct Failures {
 struct Slot {
     /// The hash of the network, under a seed that nobody knows.
     network: u64,
-    paid_until: Timestamp,
+    paid: Cell,
 }
 
 impl Failures {
@@ -52,16 +52,21 @@ impl Failures {
             let held = slots.iter().position(|slot| slot.network == hash);
             let index = held.unwrap_or_else(|| closest_to_clean(slots));
             if held.is_none() {
-                if slots[index].paid_until > now {
+                if !slots[index].paid.is_new(now) {
                     self.forgotten.fetch_add(1, Ordering::Relaxed);
                 }
                 slots[index] = Slot {
                     network: hash,
-                    paid_until: now,
+                    paid: Cell::at(now),
                 };
             }
-            let (paid_until, charged) = self.rate.pay(slots[index].paid_until, now);
-            slots[index].paid_until = paid_until;
+            let (paid, charged) = match self.rate.step(slots[index].paid, now, 1) {
+                Step::Paid(paid) => (paid, Ok(())),
+                Step::Wait(held, wait) => (held, Err(wait)),
+                // One unit is never more than the burst.
+                Step::Never => return Ok(()),
+            };
+            slots[index].paid = paid;
             charged
         })
     }
@@ -70,7 +75,7 @@ impl Failures {
     pub(crate) fn refund(&self, network: IpNet) {
         self.with_slot(network, |slots, hash| {
             if let Some(slot) = slots.iter_mut().find(|slot| slot.network == hash) {
-                slot.paid_until = self.rate.refund(slot.paid_until);
+                slot.paid = self.rate.refund(slot.paid, 1);
             }
         });
     }
@@ -92,7 +97,7 @@ impl Failures {
 fn closest_to_clean(slots: &[Slot; WAYS]) -> usize {
     let mut best = 0;
     for (index, slot) in slots.iter().enumerate() {
-        if slot.paid_until < slots[best].paid_until {
+        if slot.paid < slots[best].paid {
             best = index;
         }
     }
@@ -106,10 +111,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 
     fn table(networks: usize) -> Failures {
-        let rate = Rate {
-            interval: Duration::from_secs(6),
-            tolerance: Duration::from_secs(12),
-        };
+        let rate = Rate::new(10, Duration::from_secs(60), 2);
         Failures::new(rate, networks)
     }
 

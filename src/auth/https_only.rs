@@ -152,11 +152,7 @@ impl HttpsOnlyLayer {
     #[track_caller]
     pub fn burn<S: KeyStore>(self, keys: ApiKeys<S>, per_minute: u32) -> Self {
         assert!(per_minute > 0, "a budget of nothing burns nothing");
-        let interval = Duration::from_secs(60) / per_minute;
-        let rate = Rate {
-            interval,
-            tolerance: interval.saturating_mul(per_minute),
-        };
+        let rate = Rate::new(per_minute, Duration::from_secs(60), per_minute);
         let claimed = keys.clone();
         let burn = Burn {
             sources: Source::defaults(),

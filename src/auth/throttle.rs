@@ -187,11 +187,7 @@ impl ThrottleLayer {
 
 impl Settings {
     fn failures(&self) -> Failures {
-        let interval = Duration::from_secs(60) / self.per_minute;
-        let rate = Rate {
-            interval,
-            tolerance: interval.saturating_mul(self.burst),
-        };
+        let rate = Rate::new(self.per_minute, Duration::from_secs(60), self.burst);
         Failures::new(rate, self.networks)
     }
 }

@@ -1,3 +1,6 @@
-//! How much: the arithmetic that the gates count with.
+//! Limits.
 
 pub(crate) mod gcra;
+mod quota;
+
+pub use quota::Quota;
