@@ -6,7 +6,9 @@
 
 use std::net::SocketAddr;
 
-use axum::extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts, OriginalUri};
+use axum::extract::{
+    ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri,
+};
 use axum::response::IntoResponse;
 use http::request::Parts;
 use http::{Extensions, Response, Uri};
@@ -104,6 +106,11 @@ pub(crate) fn redact_uri(extensions: &mut Extensions, redacted: &Uri) {
     if let Some(OriginalUri(original)) = extensions.get_mut::<OriginalUri>() {
         *original = with_query(original, redacted.query().unwrap_or_default());
     }
+}
+
+/// The template of the route that the router has found.
+pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<MatchedPath>().map(MatchedPath::as_str)
 }
 
 /// The peer that `axum::serve` was told to note down.

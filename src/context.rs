@@ -19,6 +19,11 @@ pub(crate) fn is_preflight(extensions: &Extensions) -> bool {
     anonymous.is_some_and(|anonymous| anonymous.preflight)
 }
 
+/// Whether a door let the request through without a credential.
+pub(crate) fn is_anonymous(extensions: &Extensions) -> bool {
+    extensions.get::<Anonymous>().is_some()
+}
+
 /// Who calls, as the door outside has found out.
 ///
 /// # Errors

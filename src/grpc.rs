@@ -96,6 +96,13 @@ pub(crate) fn trailers_only(
     headers
 }
 
+/// Whether a response that is trailers only says that the server has failed: `UNKNOWN`,
+/// `DEADLINE_EXCEEDED`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`.
+pub(crate) fn is_server_error(headers: &HeaderMap) -> bool {
+    let status = headers.get(GRPC_STATUS).map(HeaderValue::as_bytes);
+    matches!(status, Some(b"2" | b"4" | b"13" | b"14" | b"15"))
+}
+
 /// As the gRPC protocol wants a message: UTF-8, with `%` and all but printable ASCII
 /// percent-encoded.
 fn message(text: &str) -> Cow<'_, str> {
@@ -103,8 +110,8 @@ fn message(text: &str) -> Cow<'_, str> {
     utf8_percent_encode(text, RESERVED).into()
 }
 
-/// A `google.rpc.Status` with what a program wants to know: `ErrorInfo`, and `RetryInfo`
-/// if there is a wait.
+/// A `google.rpc.Status` with what a program wants to know: `ErrorInfo`, `RetryInfo` if
+/// there is a wait, and `QuotaFailure` if quotas are used up.
 pub(crate) fn details(rejection: &Rejection, domain: &str) -> Vec<u8> {
     let reason = rejection.reason();
     let mut info = Vec::new();
@@ -132,6 +139,16 @@ pub(crate) fn details(rejection: &Rejection, domain: &str) -> Vec<u8> {
         let mut retry = Vec::new();
         message_field(&mut retry, 1, &duration(wait));
         message_field(&mut status, 3, &any("google.rpc.RetryInfo", &retry));
+    }
+    let mut failure = Vec::new();
+    for quota in rejection.violated_quotas() {
+        let mut violation = Vec::new();
+        text(&mut violation, 1, quota);
+        text(&mut violation, 2, reason.detail());
+        message_field(&mut failure, 1, &violation);
+    }
+    if !failure.is_empty() {
+        message_field(&mut status, 3, &any("google.rpc.QuotaFailure", &failure));
     }
     status
 }

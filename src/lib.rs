@@ -53,4 +53,5 @@ pub use config::ConfigError;
 pub use gate::{Gate, ResponseFuture};
 pub use identity::Identity;
 pub use keys::ApiKeys;
+pub use limit::{Quota, RateLimitLayer};
 pub use rejection::Rejection;

@@ -64,6 +64,15 @@
 //! ## forbidden
 //! Status 403: The caller may not do this, whatever their scopes.
 //!
+//! ## rate_limited
+//! Status 429: You have used up a quota; `violated-policies` names it, as `RateLimit-Policy`
+//! does. Try again after the `Retry-After` field; without one, the request costs more than
+//! you can ever have at once. The `type` is the one that is registered for this.
+//!
+//! ## limiter_unavailable
+//! Status 503: The server cannot find out at the moment whether you have a quota left. Try
+//! again after the `Retry-After` field. The `type` is the one that is registered for this.
+//!
 //! ## verifier_unavailable
 //! Status 503: The server cannot find out at the moment whether the credential is good. Try
 //! again after the `Retry-After` field.

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::credential::Scheme;
@@ -34,6 +34,8 @@ pub struct Rejection {
     pub(crate) said: bool,
     /// The language that the client is told in.
     pub(crate) dialect: Dialect,
+    /// What else the client is told, over HTTP.
+    fields: Option<Arc<HeaderMap>>,
 }
 
 /// What sets a refusal apart from others with the same reason.
@@ -41,6 +43,8 @@ pub struct Rejection {
 struct Particulars {
     required_scopes: Option<ScopeSet>,
     policy: Option<Cow<'static, str>>,
+    /// Names of quotas, with spaces between.
+    violated: Option<Arc<str>>,
     request_id: Option<Arc<str>>,
 }
 
@@ -56,6 +60,7 @@ impl Rejection {
             scheme: None,
             said: false,
             dialect: Dialect::Http,
+            fields: None,
         }
     }
 
@@ -82,6 +87,15 @@ impl Rejection {
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
         self.particulars.as_ref()?.policy.as_deref()
+    }
+
+    /// The names of the quotas that are used up.
+    pub fn violated_quotas(&self) -> impl Iterator<Item = &str> {
+        let violated = self
+            .particulars
+            .as_ref()
+            .and_then(|all| all.violated.as_deref());
+        violated.into_iter().flat_map(|names| names.split(' '))
     }
 
     /// How long the client is asked to wait before it tries again. On the wire it
@@ -116,11 +130,18 @@ impl Rejection {
         self.particulars.as_ref()?.request_id.as_deref()
     }
 
-    /// The required scopes, if the answer depends on nothing else but the reason.
-    pub(crate) fn only_scopes(&self) -> Option<&ScopeSet> {
+    /// The required scopes or the violated quotas, if the answer depends on nothing else
+    /// but the reason: few texts, that the operator has written.
+    pub(crate) fn only_text(&self) -> Option<&str> {
         let particulars = self.particulars.as_ref()?;
-        let others = particulars.policy.is_some() || particulars.request_id.is_some();
-        particulars.required_scopes.as_ref().filter(|_| !others)
+        if particulars.policy.is_some() || particulars.request_id.is_some() {
+            return None;
+        }
+        match (&particulars.required_scopes, &particulars.violated) {
+            (Some(scopes), None) => Some(scopes.as_str()),
+            (None, Some(violated)) => Some(violated),
+            _ => None,
+        }
     }
 
     /// Whether the answer depends on more than the reason.
@@ -146,6 +167,20 @@ impl Rejection {
 
     pub(crate) fn with_policy(mut self, name: Cow<'static, str>) -> Self {
         self.particulars().policy = Some(name);
+        self
+    }
+
+    pub(crate) fn with_fields(mut self, fields: HeaderMap) -> Self {
+        self.fields = Some(Arc::new(fields));
+        self
+    }
+
+    pub(crate) fn fields(&self) -> Option<&HeaderMap> {
+        self.fields.as_deref()
+    }
+
+    pub(crate) fn with_violated(mut self, names: Arc<str>) -> Self {
+        self.particulars().violated = Some(names);
         self
     }
 
@@ -186,7 +221,7 @@ impl Rejection {
             Reason::Internal => {
                 tracing::error!(target: "tollgate::rejection", code, cause, "refused");
             }
-            Reason::VerifierUnavailable => {
+            Reason::LimiterUnavailable | Reason::VerifierUnavailable => {
                 tracing::warn!(target: "tollgate::rejection", code, cause, "refused");
             }
             _ => tracing::debug!(target: "tollgate::rejection", code, cause, "refused"),
@@ -360,6 +395,18 @@ reasons! {
         detail: "The caller may not do this.",
         challenge: None, grpc: PermissionDenied, reason: "SECURITY_POLICY_VIOLATED",
     }
+    /// The caller has used up a quota.
+    RateLimited {
+        status: TOO_MANY_REQUESTS, code: "rate_limited",
+        detail: "The caller has used up a quota. Try again later.",
+        challenge: None, grpc: ResourceExhausted, reason: "RATE_LIMIT_EXCEEDED",
+    }
+    /// Whether the caller has a quota left cannot be found out at the moment.
+    LimiterUnavailable {
+        status: SERVICE_UNAVAILABLE, code: "limiter_unavailable",
+        detail: "The server has reduced capacity at the moment. Try again later.",
+        challenge: None, grpc: Unavailable, reason: "SERVICE_NOT_AVAILABLE",
+    }
     /// Whether the credential is good cannot be found out at the moment.
     VerifierUnavailable {
         status: SERVICE_UNAVAILABLE, code: "verifier_unavailable",
@@ -392,6 +439,12 @@ impl Reason {
             Self::TooManyFailures => {
                 Some("https://iana.org/assignments/http-problem-types#abnormal-usage-detected")
             }
+            Self::RateLimited => {
+                Some("https://iana.org/assignments/http-problem-types#quota-exceeded")
+            }
+            Self::LimiterUnavailable => {
+                Some("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity")
+            }
             _ => None,
         }
     }
@@ -399,7 +452,9 @@ impl Reason {
     /// The wait that an answer names where nobody said how long.
     pub(crate) const fn least_wait(self) -> Option<Duration> {
         match self {
-            Self::TooManyFailures | Self::VerifierUnavailable => Some(Duration::from_secs(1)),
+            Self::LimiterUnavailable | Self::TooManyFailures | Self::VerifierUnavailable => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }
@@ -552,6 +607,16 @@ causes! {
     RouteUnknown = "route_unknown",
     /// The path could be taken for another one, which another rule is for.
     PathAmbiguous = "path_ambiguous",
+    /// The caller has used up a quota.
+    QuotaExceeded = "quota_exceeded",
+    /// The request costs more than the caller can ever have at once.
+    CostTooHigh = "cost_too_high",
+    /// The caller has too many requests under way.
+    TooManyAtOnce = "too_many_at_once",
+    /// The caller is banned for a while.
+    Banned = "banned",
+    /// The limiter could not be asked.
+    LimiterUnavailable = "limiter_unavailable",
     /// A policy said no.
     PolicyDenied = "policy_denied",
     /// A policy could not decide.

@@ -23,13 +23,20 @@ use serde::Serialize;
 use crate::body::Body;
 use crate::credential::Scheme;
 use crate::grpc::{self, Dialect};
+use crate::limit::{RATELIMIT, RATELIMIT_POLICY};
 use crate::rejection::{Reason, Rejection};
 use crate::scope::ScopeSet;
 
 /// The response header fields of this crate that a browser's script may want to
 /// read. Give them to the `Access-Control-Expose-Headers` of your CORS layer, and
 /// put that layer outside of `AuthLayer`, so that refusals get its fields too.
-pub const EXPOSED_HEADERS: [HeaderName; 3] = [WWW_AUTHENTICATE, RETRY_AFTER, CREDENTIAL_EXPIRATION];
+pub const EXPOSED_HEADERS: [HeaderName; 5] = [
+    WWW_AUTHENTICATE,
+    RETRY_AFTER,
+    CREDENTIAL_EXPIRATION,
+    RATELIMIT,
+    RATELIMIT_POLICY,
+];
 
 /// When the credential of the request ends, as an HTTP date: see
 /// [`AuthLayer::warn_before_expiry`](crate::AuthLayer::warn_before_expiry).
@@ -94,15 +101,13 @@ pub(crate) struct Voice {
     settings: Settings,
     /// By reason and scheme; made at first use.
     prepared: Vec<OnceLock<Prepared>>,
-    /// By what sets them apart.
-    scoped: Arc<RwLock<Scoped>>,
+    /// In the same places, by the text that sets them apart.
+    named: Arc<RwLock<Vec<HashMap<Box<str>, Prepared>>>>,
 }
 
-type Scoped = HashMap<(Reason, Scheme, ScopeSet), Prepared>;
-
-/// How many sets of scopes answers are kept for. Requirements are written by the
+/// How many sets of scopes, or of quotas, answers are kept for. They are written by the
 /// operator; only expressions with many facts make more of them.
-const MOST_SCOPED: usize = 256;
+const MOST_NAMED: usize = 256;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -142,11 +147,11 @@ impl Voice {
     }
 
     fn new(settings: Settings) -> Self {
-        let prepared = (0..Reason::ALL.len() * Scheme::ALL.len()).map(|_| OnceLock::new());
+        let places = Reason::ALL.len() * Scheme::ALL.len();
         Self {
             settings,
-            prepared: prepared.collect(),
-            scoped: Arc::default(),
+            prepared: (0..places).map(|_| OnceLock::new()).collect(),
+            named: Arc::new(RwLock::new(vec![HashMap::new(); places])),
         }
     }
 
@@ -183,11 +188,11 @@ impl Voice {
         let Prepared {
             mut headers,
             mut body,
-        } = match rejection.only_scopes() {
-            Some(scopes) => self.prepared_for_scopes(rejection, scheme, scopes),
+        } = match rejection.only_text() {
+            Some(text) => self.prepared_for(rejection, scheme, text),
             None => self.prepared(rejection.reason(), scheme).clone(),
         };
-        if rejection.has_particulars() && rejection.only_scopes().is_none() {
+        if rejection.has_particulars() && rejection.only_text().is_none() {
             headers.remove(WWW_AUTHENTICATE);
             self.challenge(rejection, scheme, &mut headers);
             body = self.problem(rejection);
@@ -195,6 +200,9 @@ impl Voice {
         }
         if let Some(wait) = rejection.wait() {
             headers.insert(RETRY_AFTER, whole_seconds_up(wait).into());
+        }
+        for (name, value) in rejection.fields().into_iter().flatten() {
+            headers.append(name, value.clone());
         }
         if let Some(restyled) = self.restyled(rejection) {
             body = restyled.body;
@@ -229,6 +237,9 @@ impl Voice {
         if rejection.said || response.status() != rejection.wire_status() {
             return;
         }
+        if request_id.is_none() && self.has_nothing_to_add(rejection) {
+            return;
+        }
         let mut rejection = rejection.clone().with_request_id(request_id);
         rejection.scheme = scheme.or(rejection.scheme);
         let (parts, body) = self.answer_at_door(rejection).into_parts();
@@ -258,8 +269,18 @@ impl Voice {
         };
     }
 
+    /// Whether every door would give the same answer.
+    fn has_nothing_to_add(&self, rejection: &Rejection) -> bool {
+        let reason = rejection.reason();
+        self.settings.respond.is_none()
+            && rejection.dialect == Dialect::Http
+            && reason.registered_type().is_some()
+            && reason.status() != http::StatusCode::UNAUTHORIZED
+            && reason.challenge_error().is_none()
+    }
+
     fn prepared(&self, reason: Reason, scheme: Scheme) -> &Prepared {
-        let slot = &self.prepared[reason.index() * Scheme::ALL.len() + scheme as usize];
+        let slot = &self.prepared[place(reason, scheme)];
         slot.get_or_init(|| {
             let rejection = Rejection::new(reason, crate::rejection::Cause::Other);
             let body = self.problem(&rejection);
@@ -275,23 +296,14 @@ impl Voice {
         })
     }
 
-    /// The answer about missing scopes, out of those that were given before.
-    fn prepared_for_scopes(
-        &self,
-        rejection: &Rejection,
-        scheme: Scheme,
-        scopes: &ScopeSet,
-    ) -> Prepared {
-        let key = (rejection.reason(), scheme, scopes.clone());
-        let known = self
-            .scoped
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key)
-            .cloned();
-        if let Some(known) = known {
-            return known;
+    /// The answer about these scopes or quotas, out of those that were given before.
+    fn prepared_for(&self, rejection: &Rejection, scheme: Scheme, text: &str) -> Prepared {
+        let place = place(rejection.reason(), scheme);
+        let known = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known[place].get(text) {
+            return known.clone();
         }
+        drop(known);
         let mut prepared = self.prepared(rejection.reason(), scheme).clone();
         prepared.headers.remove(WWW_AUTHENTICATE);
         self.challenge(rejection, scheme, &mut prepared.headers);
@@ -299,9 +311,9 @@ impl Voice {
         prepared
             .headers
             .insert(CONTENT_LENGTH, prepared.body.len().into());
-        let mut scoped = self.scoped.write().unwrap_or_else(PoisonError::into_inner);
-        if scoped.len() < MOST_SCOPED {
-            scoped.insert(key, prepared.clone());
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        if named[place].len() < MOST_NAMED {
+            named[place].insert(text.into(), prepared.clone());
         }
         prepared
     }
@@ -389,6 +401,8 @@ impl Voice {
             required_scopes: Option<Vec<&'a str>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             policy: Option<&'a str>,
+            #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
+            violated_policies: Vec<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             request_id: Option<&'a str>,
         }
@@ -407,6 +421,7 @@ impl Voice {
                 .filter(|_| reason == Reason::InsufficientScope)
                 .map(|scopes| scopes.iter().collect()),
             policy: rejection.policy(),
+            violated_policies: rejection.violated_quotas().collect(),
             request_id: rejection.request_id(),
         };
         // Strings and numbers: there is nothing in it that could fail.
@@ -430,6 +445,11 @@ impl fmt::Debug for Voice {
             .field("realm", &self.settings.realm)
             .finish_non_exhaustive()
     }
+}
+
+/// Where answers of that kind are kept.
+const fn place(reason: Reason, scheme: Scheme) -> usize {
+    reason.index() * Scheme::ALL.len() + scheme as usize
 }
 
 /// A wait in the whole seconds of `Retry-After`: never shorter than it is, never 0.
@@ -468,14 +488,15 @@ mod tests {
     #[test]
     fn answers_are_kept_for_a_bounded_number_of_scopes() {
         let voice = Voice::default();
-        for i in 0..2 * MOST_SCOPED {
+        for i in 0..2 * MOST_NAMED {
             let scopes = ScopeSet::try_new([format!("scope-{i}")]).unwrap();
             let rejection = Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing);
             let answer = voice.answer(rejection.with_required_scopes(scopes));
             let challenge = answer.headers()[WWW_AUTHENTICATE].to_str().unwrap();
             assert!(challenge.contains(&format!("scope=\"scope-{i}\"")));
         }
-        assert_eq!(voice.scoped.read().unwrap().len(), MOST_SCOPED);
+        let place = place(Reason::InsufficientScope, Scheme::Bearer);
+        assert_eq!(voice.named.read().unwrap()[place].len(), MOST_NAMED);
     }
 
     #[test]

@@ -1,0 +1,202 @@
+//! What a [`RateLimitLayer`](crate::limit::RateLimitLayer) makes of a request, and of its
+//! response.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Response};
+
+use crate::body::Body;
+use crate::context;
+use crate::gate::{Check, Stamp};
+use crate::grpc::{Dialect, is_server_error};
+use crate::identity::Identity;
+use crate::limit::fields::Fields;
+use crate::limit::layer::{Choice, Limit};
+use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Verdict};
+use crate::limit::quotas::Quotas;
+use crate::pending::Pending;
+use crate::rejection::{Cause, Reason, Rejection};
+use crate::respond::Voice;
+
+/// What a request has cost, as its handler knows it afterwards: put it into the extensions of
+/// the response. What was charged before is made up to it, in either direction.
+///
+/// ```
+/// use axum::response::IntoResponse;
+/// use tollgate::limit::Cost;
+///
+/// async fn complete() -> impl IntoResponse {
+///     let (text, tokens) = ("…", 812);
+///     (axum::Extension(Cost(tokens)), text)
+/// }
+/// # axum::Router::<()>::new().route("/", axum::routing::get(complete));
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "it is what it is named")]
+pub struct Cost(pub u32);
+
+/// The check of a [`RateLimitLayer`](crate::limit::RateLimitLayer).
+pub struct Limited<L> {
+    pub(super) limit: Arc<Limit<L>>,
+}
+
+impl<L> Clone for Limited<L> {
+    fn clone(&self) -> Self {
+        Self {
+            limit: Arc::clone(&self.limit),
+        }
+    }
+}
+
+impl<L> fmt::Debug for Limited<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limited").finish_non_exhaustive()
+    }
+}
+
+/// What a request was let through with; nothing if nothing limits it.
+#[derive(Debug)]
+pub struct Paid(Option<Receipt>);
+
+#[derive(Debug)]
+struct Receipt {
+    quotas: Quotas,
+    decision: Decision,
+    cost: u32,
+    fields: Fields,
+}
+
+impl<L: Limiter> Check for Limited<L> {
+    type Pass = Paid;
+    type Stamp = LimitStamp<L>;
+
+    fn check(&self, parts: &mut Parts) -> Pending<Result<Paid, Rejection>> {
+        let limit = &*self.limit;
+        let identity = parts.extensions.get::<Identity>();
+        let quotas = match &limit.quotas {
+            _ if context::is_preflight(&parts.extensions) => None,
+            Choice::Fixed(quotas) => Some(quotas.clone()),
+            Choice::Plans(plans) => plans.of(identity),
+            Choice::Function(choose) => choose(identity, parts),
+        };
+        let Some(quotas) = quotas else {
+            return Ok(Paid(None)).into();
+        };
+        let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
+        let now = limit.clock.now();
+        let taken = limit.key.with(parts, &limit.clients, |key| {
+            limit.limiter.take(key, &quotas, cost, now)
+        });
+        let fields = match Dialect::of(parts) {
+            Dialect::Http => limit.fields,
+            Dialect::Grpc(_) => Fields::Off,
+        };
+        let conclude = move |taken| conclude(taken, quotas, cost, fields);
+        match taken {
+            Ok(Pending::Ready(taken)) => conclude(taken).into(),
+            Ok(Pending::Later(taken)) => Pending::later(async move { conclude(taken.await) }),
+            Err(rejection) => Err(rejection).into(),
+        }
+    }
+
+    fn admit(&self, _: &mut Parts, pass: Paid) -> Result<LimitStamp<L>, Rejection> {
+        Ok(LimitStamp {
+            limit: Arc::clone(&self.limit),
+            receipt: pass.0,
+        })
+    }
+
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        Voice::standard().answer(rejection)
+    }
+}
+
+fn conclude(
+    taken: Result<Decision, LimiterUnavailable>,
+    quotas: Quotas,
+    cost: u32,
+    fields: Fields,
+) -> Result<Paid, Rejection> {
+    let Ok(decision) = taken else {
+        let (reason, cause) = (Reason::LimiterUnavailable, Cause::LimiterUnavailable);
+        return Err(Rejection::new(reason, cause));
+    };
+    let (violated, wait, cause) = match decision.verdict {
+        Verdict::Admitted => {
+            return Ok(Paid(Some(Receipt {
+                quotas,
+                decision,
+                cost,
+                fields,
+            })));
+        }
+        // More than can ever be there: there is nothing to wait for.
+        Verdict::Refused {
+            violated,
+            wait: None,
+        } => (violated, None, Cause::CostTooHigh),
+        Verdict::Refused { violated, wait } => (violated, wait, Cause::QuotaExceeded),
+        Verdict::Banned { wait } => (0, Some(wait), Cause::Banned),
+    };
+    let mut rejection = Rejection::new(Reason::RateLimited, cause);
+    if violated != 0 {
+        rejection = rejection.with_violated(quotas.named(violated));
+    }
+    if let Some(wait) = wait {
+        rejection = rejection.with_retry_after(wait);
+    }
+    if fields != Fields::Off {
+        let mut told = HeaderMap::with_capacity(2);
+        fields.write(&mut told, &quotas, &decision);
+        rejection = rejection.with_fields(told);
+    }
+    Err(rejection)
+}
+
+/// What is done to the response of a request that was let through.
+pub struct LimitStamp<L> {
+    limit: Arc<Limit<L>>,
+    receipt: Option<Receipt>,
+}
+
+impl<L> fmt::Debug for LimitStamp<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitStamp").finish_non_exhaustive()
+    }
+}
+
+impl<L: Limiter> Stamp for LimitStamp<L> {
+    fn apply<B>(self, response: &mut Response<Body<B>>) {
+        let Some(receipt) = self.receipt else { return };
+        settle(&self.limit, &receipt, response);
+        let fields = receipt.fields;
+        fields.write(response.headers_mut(), &receipt.quotas, &receipt.decision);
+    }
+}
+
+/// Makes up for what was charged before it was known.
+fn settle<L: Limiter, B>(limit: &Limit<L>, receipt: &Receipt, response: &Response<B>) {
+    let has_failed = || response.status().is_server_error() || is_server_error(response.headers());
+    let owed = match response.extensions().get::<Cost>() {
+        _ if limit.refund_server_errors && has_failed() => 0,
+        Some(Cost(cost)) => i64::from(*cost),
+        None => return,
+    };
+    let difference = owed - i64::from(receipt.cost);
+    if difference == 0 {
+        return;
+    }
+    let (ticket, now) = (receipt.decision.ticket, limit.clock.now());
+    let settled = limit
+        .limiter
+        .settle(ticket, &receipt.quotas, difference, now);
+    if let Pending::Later(settled) = settled {
+        // The client does not wait for it. Without a runtime there is nobody to do it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(settled);
+        }
+    }
+}

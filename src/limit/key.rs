@@ -1,0 +1,204 @@
+//! [`LimitKey`]: who shares a budget.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use crate::config::ConfigError;
+use crate::identity::Principal;
+
+/// Who shares a budget: a caller, or a caller on a route, or whatever a limit counts by.
+///
+/// It is made of typed parts, and two are equal only if all parts are: neither `a:b` and
+/// `c`, nor the tenant `42` and the header value `42`, can be taken for each other.
+///
+/// ```
+/// use tollgate::Identity;
+/// use tollgate::limit::LimitKey;
+///
+/// let identity = Identity::for_test().subject("acct_1").build();
+/// let key = LimitKey::principal(identity.principal()).and_route("GET /orders/{id}");
+/// assert_ne!(key, LimitKey::principal(identity.principal()));
+/// ```
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LimitKey<'k> {
+    parts: [Option<Part<'k>>; MOST_PARTS],
+}
+
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub(crate) enum Part<'k> {
+    Principal(&'k Principal),
+    Tenant(&'k str),
+    Route(&'k str),
+    Network(IpNet),
+    Header(&'k [u8]),
+    Custom(&'k str),
+    /// Of each kind: nothing is known that it could be counted by.
+    Missing(Missing),
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Missing {
+    Tenant,
+    Route,
+    Network,
+    Header,
+    Custom,
+}
+
+impl<'k> LimitKey<'k> {
+    /// A caller, whatever credential they show.
+    #[must_use]
+    pub fn principal(principal: &'k Principal) -> Self {
+        Self::default().with(Part::Principal(principal))
+    }
+
+    /// All callers of a tenant together.
+    #[must_use]
+    pub fn tenant(tenant: &'k str) -> Self {
+        Self::default().with(Part::Tenant(tenant))
+    }
+
+    /// All clients of a network together.
+    #[must_use]
+    pub fn network(network: IpNet) -> Self {
+        Self::default().with(Part::Network(network.trunc()))
+    }
+
+    /// Whatever you count by.
+    #[must_use]
+    pub fn custom(text: &'k str) -> Self {
+        Self::default().with(Part::Custom(text))
+    }
+
+    /// The same, on one route only.
+    #[must_use]
+    pub fn and_route(self, template: &'k str) -> Self {
+        self.with(Part::Route(template))
+    }
+
+    /// The same, for one more thing that you count by.
+    #[must_use]
+    pub fn and_custom(self, text: &'k str) -> Self {
+        self.with(Part::Custom(text))
+    }
+
+    /// More parts than there is room for share their last place.
+    pub(crate) fn with(mut self, part: Part<'k>) -> Self {
+        let free = self.parts.iter_mut().find(|place| place.is_none());
+        if let Some(place) = free {
+            *place = Some(part);
+        }
+        self
+    }
+
+    /// Under a seed of this process: callers cannot choose collisions.
+    pub(crate) fn hash_with(&self, seed: &impl BuildHasher, name: &str) -> u64 {
+        let mut hasher = seed.build_hasher();
+        name.hash(&mut hasher);
+        self.parts.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The same in every process: what stores outside are told. It does not give away
+    /// what it was made of.
+    pub(crate) fn digest(&self, name: &str) -> [u8; 16] {
+        let mut hash = Sha256::new();
+        let mut text = |tag: u8, text: &[u8]| {
+            hash.update([tag]);
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        };
+        text(0, name.as_bytes());
+        for part in self.parts.iter().flatten() {
+            match part {
+                Part::Principal(principal) => {
+                    text(1, principal.source().as_bytes());
+                    match principal.tenant() {
+                        Some(tenant) => text(2, tenant.as_bytes()),
+                        None => text(3, b""),
+                    }
+                    text(4, principal.subject().as_bytes());
+                }
+                Part::Tenant(tenant) => text(5, tenant.as_bytes()),
+                Part::Route(route) => text(6, route.as_bytes()),
+                Part::Network(network) => text(7, network.to_string().as_bytes()),
+                Part::Header(value) => text(8, value),
+                Part::Custom(value) => text(9, value.as_bytes()),
+                Part::Missing(missing) => text(10, &[*missing as u8]),
+            }
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash.finalize()[..16]);
+        digest
+    }
+}
+
+/// A caller may be anybody: what they are is not printed.
+impl fmt::Debug for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Principal(_) => "principal",
+            Self::Tenant(_) => "tenant",
+            Self::Route(_) => "route",
+            Self::Network(_) => "network",
+            Self::Header(_) => "header",
+            Self::Custom(_) => "custom",
+            Self::Missing(_) => "missing",
+        })
+    }
+}
+
+/// How many things a limit can count by at once.
+pub(crate) const MOST_PARTS: usize = 4;
+
+/// For the settings that name them.
+pub(crate) fn too_many_parts() -> ConfigError {
+    ConfigError::new("a limit counts by one to four things at once")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+    use crate::identity::Identity;
+
+    #[test]
+    fn keys_that_read_alike_are_strangers() {
+        let identity =
+            |tenant: &str, subject: &str| Identity::builder("s", subject).tenant(tenant).build();
+        let (a, b) = (identity("a", "b:c"), identity("a:b", "c"));
+        let network = "10.0.0.0/8".parse().unwrap();
+        let all = [
+            LimitKey::principal(a.principal()),
+            LimitKey::principal(b.principal()),
+            LimitKey::principal(a.principal()).and_route("b"),
+            LimitKey::principal(a.principal()).and_custom("b"),
+            LimitKey::tenant("42"),
+            LimitKey::custom("42"),
+            LimitKey::custom("4").and_custom("2"),
+            LimitKey::custom("{}\0:"),
+            LimitKey::default().with(Part::Header(b"42")),
+            LimitKey::default().with(Part::Missing(Missing::Tenant)),
+            LimitKey::network(network),
+            LimitKey::custom("10.0.0.0/8"),
+        ];
+        let seed = RandomState::new();
+        for (i, a) in all.iter().enumerate() {
+            for (j, b) in all.iter().enumerate() {
+                assert_eq!(a == b, i == j);
+                assert_eq!(a.hash_with(&seed, "l") == b.hash_with(&seed, "l"), i == j);
+                assert_eq!(a.digest("l") == b.digest("l"), i == j);
+            }
+            assert_ne!(
+                a.digest("l"),
+                a.digest("m"),
+                "limits of other names are others"
+            );
+        }
+    }
+}

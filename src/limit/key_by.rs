@@ -1,0 +1,187 @@
+//! [`KeyBy`]: what a limit counts by.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderName;
+use http::request::Parts;
+
+use crate::config::{ConfigError, literal};
+use crate::context;
+use crate::grpc::Dialect;
+use crate::identity::Identity;
+use crate::limit::key::{LimitKey, MOST_PARTS, Missing, Part, too_many_parts};
+use crate::network::ClientNetwork;
+use crate::rejection::Rejection;
+
+/// What a limit counts by: one thing, or several together.
+///
+/// ```
+/// use tollgate::limit::KeyBy;
+///
+/// let each_caller_on_each_route = KeyBy::principal().and(KeyBy::route());
+/// ```
+#[derive(Clone)]
+pub struct KeyBy {
+    parts: Vec<By>,
+}
+
+#[derive(Clone)]
+enum By {
+    Principal,
+    Tenant,
+    Route,
+    Network,
+    Header(HeaderName),
+    Custom(Arc<Custom>),
+}
+
+type Custom = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+
+impl KeyBy {
+    /// The caller, whatever credential they show: the default. Rotating a key does not give
+    /// them a second budget. Anonymous callers are counted by their network.
+    #[must_use]
+    pub fn principal() -> Self {
+        Self::one(By::Principal)
+    }
+
+    /// The caller's tenant. Callers without one share a budget.
+    #[must_use]
+    pub fn tenant() -> Self {
+        Self::one(By::Tenant)
+    }
+
+    /// The route: the method and what axum has matched, or the path of a gRPC call. What is
+    /// neither shares a budget. With axum the layer must be inside of the router's.
+    #[must_use]
+    pub fn route() -> Self {
+        Self::one(By::Route)
+    }
+
+    /// The network of the client, as [`ClientNetwork`] finds it: the address with IPv4, /64
+    /// with IPv6 unless it says otherwise. Clients without an address, on a Unix socket for
+    /// one, share a budget.
+    #[must_use]
+    pub fn network() -> Self {
+        Self::one(By::Network)
+    }
+
+    /// The value of a request field. A client chooses it, so this is for fields that a
+    /// proxy of yours sets. Requests without it share a budget.
+    #[must_use]
+    pub fn header(name: HeaderName) -> Self {
+        Self::one(By::Header(name))
+    }
+
+    /// Whatever you make of a request. Those for which it is nothing share a budget.
+    #[must_use]
+    pub fn custom(key: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self::one(By::Custom(Arc::new(key)))
+    }
+
+    /// Both together.
+    ///
+    /// # Panics
+    /// If they are more than four things.
+    #[must_use]
+    #[track_caller]
+    pub fn and(self, other: Self) -> Self {
+        literal(self.try_and(other))
+    }
+
+    /// As [`KeyBy::and`], for keys from configuration.
+    ///
+    /// # Errors
+    /// Where `and` panics.
+    pub fn try_and(mut self, other: Self) -> Result<Self, ConfigError> {
+        self.parts.extend(other.parts);
+        if self.parts.len() > MOST_PARTS {
+            return Err(too_many_parts());
+        }
+        Ok(self)
+    }
+
+    fn one(by: By) -> Self {
+        Self { parts: vec![by] }
+    }
+
+    /// Runs `run` with the key of a request.
+    pub(crate) fn with<T>(
+        &self,
+        parts: &Parts,
+        clients: &ClientNetwork,
+        run: impl FnOnce(&LimitKey<'_>) -> T,
+    ) -> Result<T, Rejection> {
+        let customs = self.parts.iter().filter_map(|by| match by {
+            By::Custom(key) => Some(key(parts)),
+            _ => None,
+        });
+        let customs: Vec<_> = customs.collect();
+        let mut customs = customs.iter();
+        let identity = parts.extensions.get::<Identity>();
+        let network = || match clients.address(parts) {
+            Some(client) => Part::Network(clients.network(client)),
+            None => Part::Missing(Missing::Network),
+        };
+        let mut key = LimitKey::default();
+        for by in &self.parts {
+            key = match by {
+                By::Principal => key.with(match identity {
+                    Some(identity) => Part::Principal(identity.principal()),
+                    None if context::is_anonymous(&parts.extensions) => network(),
+                    None => return Err(Rejection::misconfigured(NO_DOOR)),
+                }),
+                By::Tenant => key.with(match identity.and_then(Identity::tenant) {
+                    Some(tenant) => Part::Tenant(tenant),
+                    None => Part::Missing(Missing::Tenant),
+                }),
+                By::Route => match route(parts) {
+                    Some(template) => key
+                        .with(Part::Route(parts.method.as_str()))
+                        .with(Part::Route(template)),
+                    None => key.with(Part::Missing(Missing::Route)),
+                },
+                By::Network => key.with(network()),
+                By::Header(name) => key.with(match parts.headers.get(name) {
+                    Some(value) => Part::Header(value.as_bytes()),
+                    None => Part::Missing(Missing::Header),
+                }),
+                By::Custom(_) => key.with(match customs.next() {
+                    Some(Some(custom)) => Part::Custom(custom),
+                    _ => Part::Missing(Missing::Custom),
+                }),
+            };
+        }
+        Ok(run(&key))
+    }
+}
+
+impl fmt::Debug for KeyBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.parts.iter().map(|by| match by {
+            By::Principal => "principal",
+            By::Tenant => "tenant",
+            By::Route => "route",
+            By::Network => "network",
+            By::Header(_) => "header",
+            By::Custom(_) => "custom",
+        });
+        f.debug_list().entries(names).finish()
+    }
+}
+
+/// The template of a route, of which there are as many as an operator has written.
+fn route(parts: &Parts) -> Option<&str> {
+    #[cfg(feature = "axum")]
+    if let Some(matched) = crate::axum::matched_path(&parts.extensions) {
+        return Some(matched);
+    }
+    match Dialect::of(parts) {
+        Dialect::Grpc(_) => Some(parts.uri.path()),
+        Dialect::Http => None,
+    }
+}
+
+const NO_DOOR: &str = "a RateLimitLayer counts callers and found no Identity in the request: put \
+                       an AuthLayer outside, or count by KeyBy::network()";

@@ -1,0 +1,222 @@
+//! [`RateLimitLayer`]: the settings of a limit.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+use tower_layer::Layer;
+
+use crate::clock::{Clock, SystemClock};
+use crate::gate::Gate;
+use crate::identity::Identity;
+use crate::limit::control::Control;
+use crate::limit::fields::Fields;
+use crate::limit::gate::Limited;
+use crate::limit::key_by::KeyBy;
+use crate::limit::limiter::Limiter;
+use crate::limit::memory::MemoryLimiter;
+use crate::limit::plans::Plans;
+use crate::limit::quotas::Quotas;
+use crate::network::ClientNetwork;
+
+/// The layer that holds each caller to their quotas: see the [module](crate::limit).
+pub struct RateLimitLayer<L = MemoryLimiter> {
+    limit: Arc<Limit<L>>,
+}
+
+/// The settings, shared by all services of a layer.
+pub(crate) struct Limit<L> {
+    pub(crate) limiter: Arc<L>,
+    pub(crate) quotas: Choice,
+    pub(crate) key: KeyBy,
+    pub(crate) cost: Option<Arc<CostOf>>,
+    pub(crate) fields: Fields,
+    pub(crate) refund_server_errors: bool,
+    pub(crate) clients: ClientNetwork,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+type CostOf = dyn Fn(&Parts) -> u32 + Send + Sync;
+type Choose = dyn Fn(Option<&Identity>, &Parts) -> Option<Quotas> + Send + Sync;
+
+/// Which quotas a request is held to.
+#[derive(Clone)]
+pub(crate) enum Choice {
+    Fixed(Quotas),
+    Plans(Plans),
+    Function(Arc<Choose>),
+}
+
+impl RateLimitLayer {
+    /// Holds every caller to these quotas: one, or an array of several. They are kept in
+    /// this process, see [`MemoryLimiter`].
+    ///
+    /// # Panics
+    /// If there are none or more than eight, or two have the same name: see
+    /// [`Quotas::try_new`].
+    #[track_caller]
+    pub fn new(quotas: impl Into<Quotas>) -> Self {
+        Self::of(Choice::Fixed(quotas.into()))
+    }
+
+    /// Holds callers to the quotas of the plan that they are on.
+    #[must_use]
+    pub fn by_plan(plans: Plans) -> Self {
+        Self::of(Choice::Plans(plans))
+    }
+
+    /// Holds each request to the quotas that you say: none makes it unlimited. The caller is
+    /// none if they are anonymous.
+    ///
+    /// ```
+    /// use tollgate::limit::{Quota, Quotas, RateLimitLayer};
+    ///
+    /// let (reads, writes): (Quotas, Quotas) = (
+    ///     Quota::per_second(50).named("reads").into(),
+    ///     Quota::per_second(5).named("writes").into(),
+    /// );
+    /// let layer = RateLimitLayer::by(move |identity, parts| {
+    ///     if identity.is_some_and(|identity| identity.has_role("internal")) {
+    ///         return None;
+    ///     }
+    ///     Some(if parts.method.is_safe() { reads.clone() } else { writes.clone() })
+    /// });
+    /// ```
+    pub fn by(
+        choose: impl Fn(Option<&Identity>, &Parts) -> Option<Quotas> + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(Choice::Function(Arc::new(choose)))
+    }
+
+    fn of(quotas: Choice) -> Self {
+        let limit = Limit {
+            limiter: Arc::new(MemoryLimiter::new()),
+            quotas,
+            key: KeyBy::principal(),
+            cost: None,
+            fields: Fields::default(),
+            refund_server_errors: false,
+            clients: ClientNetwork::peer(),
+            clock: Arc::new(SystemClock),
+        };
+        Self {
+            limit: Arc::new(limit),
+        }
+    }
+}
+
+impl<L: Limiter> RateLimitLayer<L> {
+    /// Keeps budgets there.
+    #[must_use]
+    pub fn limiter<M: Limiter>(self, limiter: M) -> RateLimitLayer<M> {
+        let limit = Arc::unwrap_or_clone(self.limit);
+        RateLimitLayer {
+            limit: Arc::new(Limit {
+                limiter: Arc::new(limiter),
+                quotas: limit.quotas,
+                key: limit.key,
+                cost: limit.cost,
+                fields: limit.fields,
+                refund_server_errors: limit.refund_server_errors,
+                clients: limit.clients,
+                clock: limit.clock,
+            }),
+        }
+    }
+
+    /// Sets what is counted by: the principal unless set.
+    #[must_use]
+    pub fn key(self, key: KeyBy) -> Self {
+        self.set(|limit| limit.key = key)
+    }
+
+    /// Sets what a request costs: one unit unless set. One that costs nothing is let
+    /// through. See also [`Cost`](crate::limit::Cost), for what is known afterwards.
+    #[must_use]
+    pub fn cost(self, cost: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
+        self.set(|limit| limit.cost = Some(Arc::new(cost)))
+    }
+
+    /// Sets what clients are told about their budget.
+    #[must_use]
+    pub fn fields(self, fields: Fields) -> Self {
+        self.set(|limit| limit.fields = fields)
+    }
+
+    /// Gives back what a request has cost if the answer is a server error (5xx, or the gRPC
+    /// statuses that mean as much, where they stand in the header). A request that the client
+    /// gave up is paid for: the work was done.
+    #[must_use]
+    pub fn refund_server_errors(self) -> Self {
+        self.set(|limit| limit.refund_server_errors = true)
+    }
+
+    /// Sets how the network of a client is found, for anonymous callers and for
+    /// [`KeyBy::network`]: the peer of the connection unless set.
+    #[must_use]
+    pub fn client_network(self, clients: ClientNetwork) -> Self {
+        self.set(|limit| limit.clients = clients)
+    }
+
+    /// Sets the clock that budgets come back by. A limiter for many processes has its own.
+    #[must_use]
+    pub fn clock(self, clock: impl Clock) -> Self {
+        self.set(|limit| limit.clock = Arc::new(clock))
+    }
+
+    /// A handle to look at budgets and to change them, from code.
+    #[must_use]
+    pub fn control(&self) -> Control<L> {
+        Control::new(Arc::clone(&self.limit))
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Limit<L>)) -> Self {
+        change(Arc::make_mut(&mut self.limit));
+        self
+    }
+}
+
+impl<L> Clone for Limit<L> {
+    fn clone(&self) -> Self {
+        Self {
+            limiter: Arc::clone(&self.limiter),
+            quotas: self.quotas.clone(),
+            key: self.key.clone(),
+            cost: self.cost.clone(),
+            fields: self.fields,
+            refund_server_errors: self.refund_server_errors,
+            clients: self.clients.clone(),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+}
+
+impl<L> Clone for RateLimitLayer<L> {
+    fn clone(&self) -> Self {
+        Self {
+            limit: Arc::clone(&self.limit),
+        }
+    }
+}
+
+impl<L> fmt::Debug for RateLimitLayer<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer")
+            .field("key", &self.limit.key)
+            .field("fields", &self.limit.fields)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, L> Layer<S> for RateLimitLayer<L> {
+    type Service = Gate<S, Limited<L>>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Gate::new(
+            inner,
+            Limited {
+                limit: Arc::clone(&self.limit),
+            },
+        )
+    }
+}

@@ -1,0 +1,313 @@
+//! [`MemoryLimiter`]: budgets in this process.
+
+use std::fmt;
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::clock::Timestamp;
+use crate::limit::gcra::Cell;
+use crate::limit::key::LimitKey;
+use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Ticket, Verdict};
+use crate::limit::quotas::Quotas;
+use crate::pending::Pending;
+
+/// Budgets in this process: exact, and in bounded memory.
+///
+/// A budget that has come back is as good as one that was never used, so it is forgotten, a
+/// few at a time, whenever another one is made. What is left are the budgets that are in use.
+/// If there are more of them than [`MemoryLimiter::capacity`], a million unless set, the one
+/// that is closest to being forgotten among a few makes room; that is counted, and admits one
+/// burst too many.
+///
+/// # Cost
+/// One look-up for each quota in a table of its own, behind one of 256 locks. Nothing is
+/// allocated but for keys that are new. About 40 bytes for each quota of a caller.
+#[derive(Clone)]
+pub struct MemoryLimiter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shards: Box<[Shard]>,
+    seed: RandomState,
+    /// Of each shard.
+    capacity: usize,
+    name: Box<str>,
+}
+
+/// On a cache line of its own, so that neighbours do not wait for each other.
+#[repr(align(64))]
+#[derive(Default)]
+struct Shard(Mutex<Slots>);
+
+#[derive(Default)]
+struct Slots {
+    table: HashTable<Slot>,
+    /// Where to look next for what can be forgotten.
+    hand: usize,
+    evicted: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    /// The caller and the quota, under a seed that nobody knows.
+    id: u64,
+    cell: Cell,
+}
+
+impl MemoryLimiter {
+    /// Room for a million budgets.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(1_000_000)
+    }
+
+    /// Room for so many budgets, one for each quota of a caller.
+    #[must_use]
+    pub fn with_capacity(budgets: usize) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+                seed: RandomState::new(),
+                capacity: budgets.div_ceil(SHARDS).max(LOOKED_AT),
+                name: "".into(),
+            }),
+        }
+    }
+
+    /// How many budgets there is room for.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.inner.capacity * SHARDS
+    }
+
+    /// How many budgets are known at the moment, those included that have come back and
+    /// were not forgotten yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner
+            .shards
+            .iter()
+            .map(|shard| shard.0.lock().table.len())
+            .sum()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How often a budget that was in use had to make room for another.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.inner
+            .shards
+            .iter()
+            .map(|shard| shard.0.lock().evicted)
+            .sum()
+    }
+
+    fn slots(&self, caller: u64) -> MutexGuard<'_, Slots> {
+        // The upper bits: the table uses the others.
+        let shard = (caller >> 56) as usize % SHARDS;
+        self.inner.shards[shard].0.lock()
+    }
+}
+
+impl Default for MemoryLimiter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Limiter for MemoryLimiter {
+    fn take(
+        &self,
+        key: &LimitKey<'_>,
+        quotas: &Quotas,
+        cost: u32,
+        now: Timestamp,
+    ) -> Pending<Result<Decision, LimiterUnavailable>> {
+        let ticket = self.ticket(key);
+        let caller = caller(ticket);
+        let mut slots = self.slots(caller);
+        if let Some(until) = slots.banned_until(caller, now) {
+            let verdict = Verdict::Banned {
+                wait: until.since(now),
+            };
+            let cells = slots.cells(caller, quotas);
+            return Ok(Decision {
+                verdict,
+                ticket,
+                now,
+                cells,
+            })
+            .into();
+        }
+        let before = slots.cells(caller, quotas);
+        let decision = Decision::step(quotas.rates(), before, cost, ticket, now);
+        if cost > 0 {
+            for (at, mark) in quotas.marks().iter().enumerate() {
+                if decision.cells[at] != before[at] {
+                    slots.put(
+                        id(caller, *mark),
+                        decision.cells[at],
+                        now,
+                        self.inner.capacity,
+                    );
+                }
+            }
+        }
+        Ok(decision).into()
+    }
+
+    fn settle(&self, ticket: Ticket, quotas: &Quotas, units: i64, now: Timestamp) -> Pending<()> {
+        let caller = caller(ticket);
+        let magnitude = u32::try_from(units.unsigned_abs()).unwrap_or(u32::MAX);
+        let mut slots = self.slots(caller);
+        let before = slots.cells(caller, quotas);
+        for (at, (rate, mark)) in quotas.rates().iter().zip(quotas.marks()).enumerate() {
+            let cell = if units >= 0 {
+                rate.charge(before[at], now, magnitude)
+            } else {
+                rate.refund(before[at], magnitude)
+            };
+            if cell != before[at] {
+                slots.put(id(caller, *mark), cell, now, self.inner.capacity);
+            }
+        }
+        Pending::Ready(())
+    }
+
+    fn ban(&self, ticket: Ticket, until: Timestamp, now: Timestamp) -> Pending<()> {
+        let caller = caller(ticket);
+        let capacity = self.inner.capacity;
+        self.slots(caller)
+            .put(id(caller, BAN), Cell::at(until), now, capacity);
+        Pending::Ready(())
+    }
+
+    fn reset(&self, ticket: Ticket, quotas: &Quotas) -> Pending<()> {
+        let caller = caller(ticket);
+        let mut slots = self.slots(caller);
+        for mark in quotas.marks().iter().chain([&BAN]) {
+            slots.remove(id(caller, *mark));
+        }
+        Pending::Ready(())
+    }
+
+    fn ticket(&self, key: &LimitKey<'_>) -> Ticket {
+        Ticket::new(key.hash_with(&self.inner.seed, &self.inner.name).into())
+    }
+}
+
+impl Slots {
+    fn cells(&self, caller: u64, quotas: &Quotas) -> [Cell; Quotas::MOST] {
+        let mut cells = [Cell::default(); Quotas::MOST];
+        for (cell, mark) in cells.iter_mut().zip(quotas.marks()) {
+            *cell = self.get(id(caller, *mark)).unwrap_or_default();
+        }
+        cells
+    }
+
+    fn banned_until(&self, caller: u64, now: Timestamp) -> Option<Timestamp> {
+        let (nanos, _) = self
+            .get(id(caller, BAN))
+            .filter(|cell| !cell.is_new(now))?
+            .parts();
+        Some(Timestamp::EPOCH.saturating_add(Duration::from_nanos(nanos)))
+    }
+
+    fn get(&self, id: u64) -> Option<Cell> {
+        self.table
+            .find(id, |slot| slot.id == id)
+            .map(|slot| slot.cell)
+    }
+
+    fn put(&mut self, id: u64, cell: Cell, now: Timestamp, capacity: usize) {
+        if let Some(slot) = self.table.find_mut(id, |slot| slot.id == id) {
+            slot.cell = cell;
+            return;
+        }
+        self.make_room(now, capacity);
+        self.table
+            .insert_unique(id, Slot { id, cell }, |slot| slot.id);
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Ok(entry) = self.table.find_entry(id, |slot| slot.id == id) {
+            entry.remove();
+        }
+    }
+
+    /// Forgets what has come back, among a few. If nothing has and there is no room, that
+    /// which comes back first.
+    fn make_room(&mut self, now: Timestamp, capacity: usize) {
+        let buckets = self.table.num_buckets().max(1);
+        let is_full = self.table.len() >= capacity;
+        let mut closest: Option<(usize, Cell)> = None;
+        let mut looked_at = 0;
+        // A full table is dense, so this ends soon.
+        for _ in 0..buckets.min(16 * LOOKED_AT) {
+            self.hand = (self.hand + 1) % buckets;
+            let Some(cell) = self.table.get_bucket(self.hand).map(|slot| slot.cell) else {
+                continue;
+            };
+            looked_at += 1;
+            if cell.is_new(now) {
+                self.forget(self.hand);
+            } else if closest.is_none_or(|(_, other)| cell < other) {
+                closest = Some((self.hand, cell));
+            }
+            if looked_at == LOOKED_AT {
+                break;
+            }
+        }
+        if is_full
+            && self.table.len() >= capacity
+            && let Some((bucket, _)) = closest
+        {
+            self.forget(bucket);
+            self.evicted += 1;
+        }
+    }
+
+    fn forget(&mut self, bucket: usize) {
+        if let Ok(entry) = self.table.get_bucket_entry(bucket) {
+            entry.remove();
+        }
+    }
+}
+
+impl fmt::Debug for MemoryLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLimiter")
+            .field("capacity", &self.capacity())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The ticket of this limiter is its hash.
+fn caller(ticket: Ticket) -> u64 {
+    ticket.get() as u64
+}
+
+/// The id of one budget of a caller. Marks are not secret, callers are.
+fn id(caller: u64, mark: u64) -> u64 {
+    (caller ^ mark)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(29)
+        ^ caller
+}
+
+const SHARDS: usize = 256;
+/// How many slots are looked at when one is made.
+const LOOKED_AT: usize = 4;
+/// The mark of a ban.
+const BAN: u64 = 0;

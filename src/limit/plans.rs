@@ -1,0 +1,105 @@
+//! [`Plans`]: quotas by the plan that a caller is on.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::identity::Identity;
+use crate::limit::quotas::Quotas;
+
+/// Quotas by the name of the plan that a caller is on; see
+/// [`Identity::plan`](crate::Identity::plan). They can be changed while the server runs:
+/// clones are the same plans, and a change holds for every request that comes after it.
+///
+/// A caller who changes plans keeps what they have used of quotas that have the same name in
+/// both.
+///
+/// ```
+/// use tollgate::limit::{Plans, Quota, RateLimitLayer};
+///
+/// let plans = Plans::new(Quota::per_minute(60)) // for those on none of them
+///     .plan("pro", [Quota::per_minute(600).burst(100), Quota::per_day(100_000)])
+///     .unlimited("internal");
+/// let layer = RateLimitLayer::by_plan(plans.clone());
+/// plans.set("pro", Quota::per_minute(1_200)); // a minute later
+/// ```
+#[derive(Clone)]
+pub struct Plans {
+    plans: Arc<RwLock<Named>>,
+}
+
+#[derive(Clone)]
+struct Named {
+    /// Without quotas, a plan is unlimited.
+    plans: HashMap<Box<str>, Option<Quotas>>,
+    others: Option<Quotas>,
+}
+
+impl Plans {
+    /// These quotas for callers who are on no plan, or on one that is not known, anonymous
+    /// ones among them.
+    pub fn new(others: impl Into<Quotas>) -> Self {
+        let named = Named {
+            plans: HashMap::new(),
+            others: Some(others.into()),
+        };
+        Self {
+            plans: Arc::new(RwLock::new(named)),
+        }
+    }
+
+    /// Adds a plan.
+    #[must_use]
+    pub fn plan(self, name: &str, quotas: impl Into<Quotas>) -> Self {
+        self.set(name, quotas);
+        self
+    }
+
+    /// Adds a plan without quotas.
+    #[must_use]
+    pub fn unlimited(self, name: &str) -> Self {
+        self.write(|named| named.plans.insert(name.into(), None));
+        self
+    }
+
+    /// Changes a plan, or adds it, from the next request on.
+    pub fn set(&self, name: &str, quotas: impl Into<Quotas>) {
+        let quotas = quotas.into();
+        self.write(|named| named.plans.insert(name.into(), Some(quotas)));
+    }
+
+    /// Removes a plan: its callers are as those on none, from the next request on.
+    pub fn remove(&self, name: &str) {
+        self.write(|named| named.plans.remove(name));
+    }
+
+    /// Changes all plans at once to those of another.
+    pub fn replace(&self, plans: &Self) {
+        let new = plans
+            .plans
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        self.write(|named| *named = new);
+    }
+
+    pub(crate) fn of(&self, identity: Option<&Identity>) -> Option<Quotas> {
+        let named = self.plans.read().unwrap_or_else(PoisonError::into_inner);
+        let plan = identity.and_then(Identity::plan);
+        match plan.and_then(|plan| named.plans.get(plan)) {
+            Some(quotas) => quotas.clone(),
+            None => named.others.clone(),
+        }
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Named) -> T) {
+        change(&mut self.plans.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl fmt::Debug for Plans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = self.plans.read().unwrap_or_else(PoisonError::into_inner);
+        f.debug_map().entries(&named.plans).finish()
+    }
+}
