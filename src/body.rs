@@ -1,7 +1,8 @@
 //! [`Body`]: what a gate answers with, whatever the service behind it answers with.
 
+use std::any::Any;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
@@ -19,6 +20,8 @@ pin_project! {
     pub struct Body<B> {
         #[pin]
         kind: Kind<B>,
+        // What is given back when the body has ended, or is given up.
+        held: Option<Box<dyn Any + Send + Sync>>,
     }
 }
 
@@ -33,21 +36,27 @@ pin_project! {
 
 impl<B> Body<B> {
     pub(crate) const fn inner(body: B) -> Self {
-        Self {
-            kind: Kind::Inner { body },
-        }
+        Self::of(Kind::Inner { body })
     }
 
     pub(crate) const fn full(data: Bytes) -> Self {
-        Self {
-            kind: Kind::Own { data: Some(data) },
-        }
+        Self::of(Kind::Own { data: Some(data) })
     }
 
     pub(crate) const fn empty() -> Self {
-        Self {
-            kind: Kind::Own { data: None },
-        }
+        Self::of(Kind::Own { data: None })
+    }
+
+    const fn of(kind: Kind<B>) -> Self {
+        Self { kind, held: None }
+    }
+
+    /// Holds on to something until the body has ended, or is given up.
+    pub(crate) fn hold(&mut self, what: impl Any + Send + Sync) {
+        self.held = Some(match self.held.take() {
+            Some(held) => Box::new((held, what)),
+            None => Box::new(what),
+        });
     }
 }
 
@@ -66,12 +75,16 @@ impl<B: http_body::Body> http_body::Body for Body<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match self.project().kind.project() {
-            KindProj::Inner { body } => body
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(into_bytes)))),
-            KindProj::Own { data } => Poll::Ready(data.take().map(Frame::data).map(Ok)),
+        let this = self.project();
+        let frame = match this.kind.project() {
+            KindProj::Inner { body } => ready!(body.poll_frame(cx))
+                .map(|frame| frame.map(|frame| frame.map_data(into_bytes))),
+            KindProj::Own { data } => data.take().map(Frame::data).map(Ok),
+        };
+        if !matches!(frame, Some(Ok(_))) {
+            *this.held = None;
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

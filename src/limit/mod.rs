@@ -56,6 +56,7 @@
 //! In memory: a look-up for each quota; nothing is allocated to decide. What clients are told
 //! costs one formatted field.
 
+mod concurrency;
 mod control;
 mod fields;
 mod gate;
@@ -69,6 +70,7 @@ mod plans;
 mod quota;
 mod quotas;
 
+pub use concurrency::{ConcurrencyLayer, Concurrent};
 pub use control::Control;
 pub use fields::Fields;
 pub use gate::{Cost, Limited};

@@ -11,8 +11,8 @@ use crate::limit::quotas::Quotas;
 /// [`Identity::plan`](crate::Identity::plan). They can be changed while the server runs:
 /// clones are the same plans, and a change holds for every request that comes after it.
 ///
-/// A caller who changes plans keeps what they have used of quotas that have the same name in
-/// both.
+/// When a plan changes, or a caller changes plans, the share that they have used of a quota
+/// stays used, if both have one of that name; it comes back at the new rate.
 ///
 /// ```
 /// use tollgate::limit::{Plans, Quota, RateLimitLayer};

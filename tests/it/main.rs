@@ -17,6 +17,7 @@ mod keys;
 mod lapse;
 mod leaks;
 mod lifecycle;
+mod limits;
 mod on_axum;
 mod paper;
 mod refusals;

@@ -1,0 +1,268 @@
+//! [`ConcurrencyLayer`]: how many requests of one caller may be under way.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response};
+use parking_lot::Mutex;
+use tower_layer::Layer;
+
+use crate::body::Body;
+use crate::config::{ConfigError, literal};
+use crate::context;
+use crate::gate::{Check, Gate, Stamp};
+use crate::grpc::Dialect;
+use crate::limit::fields::RATELIMIT_POLICY;
+use crate::limit::key_by::KeyBy;
+use crate::network::ClientNetwork;
+use crate::pending::Pending;
+use crate::rejection::{Cause, Reason, Rejection};
+use crate::respond::Voice;
+
+/// The layer that lets each caller have so many requests under way, and answers 429 to
+/// more. Unlike tower's `ConcurrencyLimit` it counts callers apart, lets nobody wait, and
+/// counts a request until its response was sent to the end, or given up.
+///
+/// An upgraded connection, such as a WebSocket, is no request any more once it is upgraded.
+///
+/// ```
+/// use tollgate::limit::ConcurrencyLayer;
+///
+/// let layer = ConcurrencyLayer::per_caller(8);
+/// ```
+///
+/// # Cost
+/// A look-up when a request comes and when it ends, and one allocation. Memory is needed for
+/// callers with requests under way only.
+#[derive(Clone)]
+pub struct ConcurrencyLayer {
+    settings: Arc<Settings>,
+}
+
+#[derive(Clone)]
+struct Settings {
+    most: u32,
+    key: KeyBy,
+    clients: ClientNetwork,
+    under_way: Arc<UnderWay>,
+    policy: HeaderValue,
+}
+
+impl ConcurrencyLayer {
+    /// So many requests of each caller at once.
+    ///
+    /// # Panics
+    /// If it is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn per_caller(most: u32) -> Self {
+        literal(Self::try_per_caller(most))
+    }
+
+    /// As [`ConcurrencyLayer::per_caller`], for a number from configuration.
+    ///
+    /// # Errors
+    /// Where `per_caller` panics.
+    pub fn try_per_caller(most: u32) -> Result<Self, ConfigError> {
+        if most == 0 {
+            return Err(ConfigError::new("a caller without requests is no caller"));
+        }
+        let policy = format!("\"{NAME}\";q={most};qu=\"concurrent-requests\"");
+        let settings = Settings {
+            most,
+            key: KeyBy::principal(),
+            clients: ClientNetwork::peer(),
+            under_way: Arc::default(),
+            // Numbers and names are printable.
+            policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("")),
+        };
+        Ok(Self {
+            settings: Arc::new(settings),
+        })
+    }
+
+    /// Sets what is counted by: the principal unless set.
+    #[must_use]
+    pub fn key(self, key: KeyBy) -> Self {
+        self.set(|settings| settings.key = key)
+    }
+
+    /// Sets how the network of a client is found: the peer of the connection unless set.
+    #[must_use]
+    pub fn client_network(self, clients: ClientNetwork) -> Self {
+        self.set(|settings| settings.clients = clients)
+    }
+
+    /// How many requests are under way at the moment.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        let shards = self.settings.under_way.shards.iter();
+        shards
+            .map(|shard| {
+                shard
+                    .lock()
+                    .values()
+                    .map(|held| *held as usize)
+                    .sum::<usize>()
+            })
+            .sum()
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(Arc::make_mut(&mut self.settings));
+        self
+    }
+}
+
+impl fmt::Debug for ConcurrencyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConcurrencyLayer")
+            .field("most", &self.settings.most)
+            .field("key", &self.settings.key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for ConcurrencyLayer {
+    type Service = Gate<S, Concurrent>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let settings = Arc::clone(&self.settings);
+        Gate::new(inner, Concurrent { settings })
+    }
+}
+
+/// The check of a [`ConcurrencyLayer`].
+#[derive(Clone)]
+pub struct Concurrent {
+    settings: Arc<Settings>,
+}
+
+impl fmt::Debug for Concurrent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Concurrent").finish_non_exhaustive()
+    }
+}
+
+/// The requests that are under way, by caller.
+struct UnderWay {
+    shards: [Mutex<HashMap<u64, u32>>; 64],
+    seed: RandomState,
+}
+
+impl Default for UnderWay {
+    fn default() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            seed: RandomState::new(),
+        }
+    }
+}
+
+impl UnderWay {
+    fn shard(&self, caller: u64) -> &Mutex<HashMap<u64, u32>> {
+        &self.shards[caller as usize % self.shards.len()]
+    }
+
+    fn enter(self: &Arc<Self>, caller: u64, most: u32) -> Option<Permit> {
+        let mut shard = self.shard(caller).lock();
+        let held = shard.entry(caller).or_default();
+        if *held >= most {
+            return None;
+        }
+        *held += 1;
+        Some(Permit {
+            under_way: Arc::clone(self),
+            caller,
+        })
+    }
+}
+
+/// One request under way.
+pub struct Permit {
+    under_way: Arc<UnderWay>,
+    caller: u64,
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut shard = self.under_way.shard(self.caller).lock();
+        if let Some(held) = shard.get_mut(&self.caller) {
+            *held -= 1;
+            if *held == 0 {
+                shard.remove(&self.caller);
+            }
+        }
+    }
+}
+
+impl Check for Concurrent {
+    type Pass = Option<Permit>;
+    type Stamp = PermitStamp;
+
+    fn check(&self, parts: &mut Parts) -> Pending<Result<Option<Permit>, Rejection>> {
+        if context::is_preflight(&parts.extensions) {
+            return Ok(None).into();
+        }
+        let Settings {
+            most,
+            key,
+            clients,
+            under_way,
+            ..
+        } = &*self.settings;
+        let caller = key.with(parts, clients, |key| key.hash_with(&under_way.seed, ""));
+        let permit = caller.and_then(|caller| {
+            let permit = under_way.enter(caller, *most);
+            permit.ok_or_else(|| self.refusal(Dialect::of(parts)))
+        });
+        permit.map(Some).into()
+    }
+
+    fn admit(&self, _: &mut Parts, permit: Option<Permit>) -> Result<PermitStamp, Rejection> {
+        Ok(PermitStamp(permit))
+    }
+
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        Voice::standard().answer(rejection)
+    }
+}
+
+impl Concurrent {
+    fn refusal(&self, dialect: Dialect) -> Rejection {
+        let rejection = Rejection::new(Reason::RateLimited, Cause::TooManyAtOnce)
+            .with_violated(NAME.into())
+            .with_retry_after(Duration::from_secs(1));
+        if dialect != Dialect::Http {
+            return rejection;
+        }
+        let mut told = HeaderMap::with_capacity(1);
+        told.insert(RATELIMIT_POLICY, self.settings.policy.clone());
+        rejection.with_fields(told)
+    }
+}
+
+/// What is done to the response of a request that was let through.
+#[derive(Debug)]
+pub struct PermitStamp(Option<Permit>);
+
+impl Stamp for PermitStamp {
+    fn apply<B>(self, response: &mut Response<Body<B>>) {
+        if let Some(permit) = self.0 {
+            response.body_mut().hold(permit);
+        }
+    }
+}
+
+const NAME: &str = "concurrency";
