@@ -1,6 +1,7 @@
 //! The cases of this crate in the referee's run, beside its peers and the floor. Only
 //! the public API is used, as the README tells users to, with the defaults on.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use aws_lc_rs::signature::{
@@ -11,27 +12,34 @@ use axum::Router;
 use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderName, HeaderValue};
 use serde_json::Value;
+use tollgate::clock::{Clock, SystemClock, Timestamp};
 use tollgate::jwks::{Algorithm, KeySet};
 use tollgate::keys::{Cached, MemoryKeys, NewKey, Peppers};
+use tollgate::limit::{Fields, KeyBy, LimitKey, Limiter, MemoryLimiter, Quota, Quotas, RateLimitLayer};
+use tollgate::pending::Pending;
 use tollgate::testing::TestIssuer;
-use tollgate::{ApiKeys, AuthLayer, Jwt, RequireLayer, scope};
-use tower::{Layer, ServiceBuilder};
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, scope};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::bench::Suite;
 use crate::drive::{self, Inner, Template};
 use crate::e_stack;
-use crate::fixtures::{self, AUD, Fixture, ISS};
+use crate::fixtures::{self, AUD, Fixture, ISS, Walk};
+use crate::mem;
 
 /// Called for every section before it runs.
 pub fn add(section: char, suite: &mut Suite, all: &[Fixture]) {
     match section {
         'A' => tokens_alone(suite, all),
         'B' => api_key_alone(suite),
+        'C' => limits(suite),
         'E' => {
             stacks(suite);
             token_stacks(suite, all);
         }
+        'M' => suite.memory("tollgate", "tollgate MemoryLimiter, a quota", || Box::new(a_million_keys())),
         _ => {}
     }
 }
@@ -96,7 +104,8 @@ impl Keys {
         router.layer(
             ServiceBuilder::new()
                 .layer(AuthLayer::new(self.keys.clone()))
-                .layer(RequireLayer::new(scope("read:items"))),
+                .layer(RequireLayer::new(scope("read:items")))
+                .layer(RateLimitLayer::new(generous())),
         )
     }
 }
@@ -129,16 +138,32 @@ fn stacks(suite: &mut Suite) {
     ] {
         suite.case(name, bare, drive::tower(router.clone(), Template::key(key), status));
     }
-    let inner = ServiceBuilder::new()
-        .layer(AuthLayer::new(keys.keys.clone()))
-        .layer(RequireLayer::new(scope("read:items")))
-        .service(Inner::<Body>::new());
-    let bare = Some("bare service (API-key request)");
-    suite.case(
-        "tollgate API key: whole stack, on the bare service",
-        bare,
-        drive::tower(inner, Template::key(&keys.good), 200),
+    let on_the_bare_service = |quota| {
+        ServiceBuilder::new()
+            .layer(AuthLayer::new(keys.keys.clone()))
+            .layer(RequireLayer::new(scope("read:items")))
+            .layer(RateLimitLayer::new(quota))
+            .service(Inner::<Body>::new())
+    };
+    let good = Template::key(&keys.good);
+    for (what, quota, status) in [("", generous(), 200), (", over the limit, 429", tight(), 429)] {
+        let service = on_the_bare_service(quota.clone());
+        drive::status_of(&service, &good);
+        suite.case(
+            &format!("tollgate API key: whole stack{what}, on the bare service"),
+            Some("bare service (API-key request)"),
+            drive::tower(service, good.clone(), status),
+        );
+    }
+    let router = e_stack::bare().layer(
+        ServiceBuilder::new()
+            .layer(AuthLayer::new(keys.keys.clone()))
+            .layer(RequireLayer::new(scope("read:items")))
+            .layer(RateLimitLayer::new(tight())),
     );
+    drive::status_of(&router, &good);
+    let name = "tollgate API key: whole stack, over the limit, 429, on the Router";
+    suite.case(name, bare, drive::tower(router, good, 429));
 }
 
 /// What accepts the tokens of the referee.
@@ -252,7 +277,8 @@ fn protect_by_tokens(all: &[Fixture]) -> Router {
     e_stack::bare().layer(
         ServiceBuilder::new()
             .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
-            .layer(RequireLayer::new(scope("read:items"))),
+            .layer(RequireLayer::new(scope("read:items")))
+            .layer(RateLimitLayer::new(generous())),
     )
 }
 
@@ -266,10 +292,97 @@ fn token_stacks(suite: &mut Suite, all: &[Fixture]) {
     let inner = ServiceBuilder::new()
         .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
         .layer(RequireLayer::new(scope("read:items")))
+        .layer(RateLimitLayer::new(generous()))
         .service(Inner::<Body>::new());
     suite.case(
         "tollgate ES256: whole stack, token seen before, on the bare service",
         Some("bare service (ES256 request)"),
         drive::tower(inner, token, 200),
     );
+}
+
+/// A quota that nothing here can use up, and one that everything does.
+fn generous() -> Quota {
+    Quota::per(1_000_000_000, Duration::from_secs(1))
+}
+
+fn tight() -> Quota {
+    Quota::per_day(1)
+}
+
+fn limits(suite: &mut Suite) {
+    let identity = Identity::for_test().subject("acct_0000004242").build();
+    let template = Template::new(&[]);
+    let request = move || {
+        let mut request = template.request();
+        request.extensions_mut().insert(identity.clone());
+        request
+    };
+    let bare = "bare service, identity in the request";
+    suite.case(bare, None, drive::tower_with(Inner::<Body>::new(), request.clone()));
+    for (name, layer, status) in [
+        ("headers off", RateLimitLayer::new(generous()).fields(Fields::Off), 200),
+        ("defaults", RateLimitLayer::new(generous()), 200),
+        ("refused, 429", RateLimitLayer::new(tight()), 429),
+    ] {
+        let service = layer.layer(Inner::<Body>::new());
+        drive::block_on(service.clone().oneshot(request())).unwrap();
+        let second = drive::block_on(service.clone().oneshot(request())).unwrap();
+        assert_eq!(second.status().as_u16(), status);
+        let name = format!("tollgate limit: by principal, {name}");
+        suite.case(&name, Some(bare), drive::tower_with(service, request.clone()));
+    }
+
+    // As the peers count: by the text of a field, many of them.
+    let rotating = Some("bare service, 10k keys rotating");
+    for (name, keys) in [("10k", 10_000), ("1M", 1_000_000)] {
+        let layer = RateLimitLayer::new(generous())
+            .limiter(MemoryLimiter::with_capacity(2_000_000))
+            .key(KeyBy::header(HeaderName::from_static("x-api-key")))
+            .fields(Fields::Off);
+        let service = layer.layer(Inner::<Body>::new());
+        let (template, mut walk) = (Template::new(&[]), Walk::new(keys, 3));
+        let with_key = move |i: u64| {
+            let mut request = template.request();
+            let key = HeaderValue::from_str(&fixtures::key(i)).unwrap();
+            request.headers_mut().insert("x-api-key", key);
+            request
+        };
+        (0..keys).for_each(|i| drive::tower_once(&service, with_key(i)));
+        let case = drive::tower_with(service, move || with_key(walk.step()));
+        suite.case(&format!("tollgate limit: by header, headers off, {name} keys"), rotating, case);
+        suite.warm(20_000);
+    }
+
+    // Alone, as governor is measured: by 64 bits.
+    for (name, keys) in [("1", 1), ("10k", 10_000), ("1M", 1_000_000)] {
+        let limiter = MemoryLimiter::with_capacity(2_000_000);
+        let quotas = Quotas::from(generous());
+        let mut walk = Walk::new(keys, 3);
+        let take = move |i: u64, now: Timestamp| {
+            let address = Ipv6Addr::from(u128::from(i));
+            let key = LimitKey::network(IpAddr::from(address).into());
+            match limiter.take(&key, &quotas, 1, now) {
+                Pending::Ready(Ok(decision)) => assert!(decision.is_admitted()),
+                _ => unreachable!("memory does not wait, and does not fail"),
+            }
+        };
+        (0..keys).for_each(|i| take(i, SystemClock.now()));
+        suite.case(&format!("tollgate limiter: take, {name} keys, with a clock"), None, move |n| {
+            for _ in 0..n {
+                take(walk.step(), SystemClock.now());
+            }
+        });
+        suite.warm(20_000);
+    }
+}
+
+fn a_million_keys() -> MemoryLimiter {
+    let limiter = MemoryLimiter::with_capacity(2_000_000);
+    let (quotas, now) = (Quotas::from(Quota::per_day(100)), SystemClock.now());
+    for i in 0..mem::N {
+        let key = fixtures::key(i);
+        let _ = limiter.take(&LimitKey::custom(&key), &quotas, 1, now);
+    }
+    limiter
 }
