@@ -258,6 +258,20 @@ impl Identity {
         lapse::lapsed(credential_id.clone(), *expires_at, watch.clone())
     }
 
+    /// The same, bound to what its token is bound to, whatever else has become of it.
+    pub(crate) fn bound_like(self, certificate: Option<[u8; 32]>, end: Option<Timestamp>) -> Self {
+        if self.inner.certificate == certificate && self.inner.expires_at == end {
+            return self;
+        }
+        let mut builder = self.to_builder();
+        builder.certificate = certificate;
+        // It may end earlier, and not later.
+        builder.expires_at = [builder.expires_at, end].into_iter().flatten().min();
+        let mut bound = builder.build();
+        (bound.scheme, bound.judged_at) = (self.scheme, self.judged_at);
+        bound
+    }
+
     pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
         self.scheme = Some(scheme);
         self.judged_at = judged_at;

@@ -3,17 +3,19 @@
 use std::future::Future;
 use std::panic::catch_unwind;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::runtime::{Handle, Id};
 use tokio::time::Sleep;
 
 /// Tokio's timer, if the runtime has one. That can only be found out by trying, and
-/// tokio panics where there is none: so it is tried until it fails once.
+/// tokio panics where there is none: so a runtime is tried until that fails once.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
-    is_missing: AtomicBool,
+    /// The last runtime that had none.
+    missing_on: Mutex<Option<Id>>,
 }
 
 impl Timer {
@@ -35,13 +37,17 @@ impl Timer {
 
     /// A wait, if there is a timer for it.
     pub(crate) fn sleep(&self, duration: Duration) -> Option<Sleep> {
-        let is_missing = self.is_missing.load(Ordering::Relaxed);
-        if is_missing || tokio::runtime::Handle::try_current().is_err() {
+        let runtime = Handle::try_current().ok()?.id();
+        let mut missing_on = self
+            .missing_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *missing_on == Some(runtime) {
             return None;
         }
         let sleep = catch_unwind(|| tokio::time::sleep(duration)).ok();
         if sleep.is_none() {
-            self.is_missing.store(true, Ordering::Relaxed);
+            *missing_on = Some(runtime);
             tracing::warn!(target: "tollgate", "the runtime has no timer: deadlines are not kept");
         }
         sleep

@@ -32,6 +32,7 @@ use serde::Serialize;
 use tower_service::Service;
 
 use crate::config::{ConfigError, literal};
+use crate::scope::ScopeSet;
 
 /// The metadata of an API, and the service that answers with it: see the
 /// [module](self).
@@ -75,13 +76,13 @@ impl ProtectedResource {
         let uri = resource
             .parse::<Uri>()
             .ok()
-            .filter(|_| !resource.contains('#'));
+            .filter(|_| is_plain_url(resource));
         let parts = uri
             .as_ref()
             .and_then(|uri| Some((uri, uri.scheme()?, uri.authority()?)));
         let Some((uri, scheme, authority)) = parts else {
             return Err(ConfigError::new(
-                "a resource is an absolute URL without a fragment",
+                "a resource is an absolute URL in plain characters, without user and fragment",
             ));
         };
         if *scheme != Scheme::HTTPS && !(*scheme == Scheme::HTTP && is_loopback(authority.host())) {
@@ -89,7 +90,10 @@ impl ProtectedResource {
         }
         // RFC 9728 §3.1: between the host and the path, of which a lone slash goes.
         let rest = uri.path_and_query().map_or("", |rest| rest.as_str());
-        let rest = if rest == "/" { "" } else { rest };
+        let rest = match rest.strip_prefix('/') {
+            Some(after) if after.is_empty() || after.starts_with('?') => after,
+            _ => rest,
+        };
         Ok(Self {
             resource: resource.into(),
             authorization_servers: Vec::new(),
@@ -110,12 +114,30 @@ impl ProtectedResource {
         self
     }
 
-    /// Names scopes that a client may ask for. Leave `offline_access` out: it is between
+    /// Names scopes that a client may ask for. `offline_access` is left out: it is between
     /// the client and the authorization server.
+    ///
+    /// # Panics
+    /// If one of them is none: see [`ScopeSet::try_new`].
     #[must_use]
-    pub fn scopes<'a>(mut self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
-        self.scopes_supported = scopes.into_iter().map(Box::from).collect();
-        self
+    #[track_caller]
+    pub fn scopes<'a>(self, scopes: impl IntoIterator<Item = &'a str>) -> Self {
+        literal(self.try_scopes(scopes))
+    }
+
+    /// As [`ProtectedResource::scopes`], for scopes from configuration.
+    ///
+    /// # Errors
+    /// Where `scopes` panics.
+    pub fn try_scopes<'a>(
+        mut self,
+        scopes: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, ConfigError> {
+        let scopes = ScopeSet::try_new(scopes);
+        let scopes = scopes.map_err(|error| ConfigError::new(error.to_string()))?;
+        let scopes = scopes.iter().filter(|scope| *scope != "offline_access");
+        self.scopes_supported = scopes.map(Box::from).collect();
+        Ok(self)
     }
 
     /// Names the API for people.
@@ -189,6 +211,12 @@ impl<B> Service<Request<B>> for ProtectedResource {
     }
 }
 
+/// Whether it can stand in a challenge, and leads where it seems to lead.
+fn is_plain_url(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() && !b"#@\"\\".contains(&byte))
+}
+
 /// Whether that host is this machine, by its name.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
@@ -242,7 +270,12 @@ mod tests {
         ] {
             assert_eq!(ProtectedResource::new(resource).url(), url);
         }
+        let slash = ProtectedResource::new("https://a.example/?k=1");
+        assert_eq!(slash.path(), "/.well-known/oauth-protected-resource");
         for bad in [
+            "https://a.example/\"b",
+            "https://a.example/ü",
+            "https://user@a.example/",
             "",
             "/v1",
             "api.example.com",

@@ -103,13 +103,8 @@ impl Material {
         if secret.len() < least {
             return Err("the secret is shorter than the hash (RFC 7518 §3.2)");
         }
-        let text = secret.trim_ascii_start();
-        let looks_like_a_key = text.starts_with(b"-----BEGIN")
-            || text.starts_with(b"ssh-")
-            || text.starts_with(b"ecdsa-sha2-")
-            || serde_json::from_slice::<serde_json::Map<_, _>>(text).is_ok();
-        if looks_like_a_key {
-            return Err("the secret looks like a PEM, a JWK or an SSH key");
+        if looks_public(secret) {
+            return Err("the secret looks like a public key: a PEM, a JWK, DER or of SSH");
         }
         Ok(Self::Secret(Zeroizing::new(secret.into())))
     }
@@ -210,6 +205,24 @@ impl Curve {
     }
 }
 
+/// Whether a secret is a key that everybody knows, in any of the ways that one is kept in.
+fn looks_public(secret: &[u8]) -> bool {
+    const MARKS: [&[u8]; 6] = [
+        b"-----BEGIN",
+        b"---- BEGIN",
+        b"ssh-",
+        b"ecdsa-sha2-",
+        b"\"kty\"",
+        // Escaped, in a string of JSON.
+        b"\\\"kty\\\"",
+    ];
+    let has_mark = |mark: &&[u8]| secret.windows(mark.len()).any(|window| window == *mark);
+    let is_json = serde_json::from_slice::<serde_json::Map<_, _>>(secret).is_ok();
+    let is_der = SubjectPublicKeyInfoRef::from_der(secret).is_ok()
+        || RsaPublicKeyRef::from_der(secret).is_ok();
+    MARKS.iter().any(has_mark) || is_json || is_der
+}
+
 /// base64url as JOSE wants it: no padding, nothing but the alphabet, and no bits left
 /// over (RFC 7515 §2).
 pub(crate) fn base64url(text: &str) -> Result<Vec<u8>, Unusable> {
@@ -284,6 +297,11 @@ mod tests {
             "\n-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A",
             r#" {"kty":"RSA","n":"nYTZcS-uKGkzeN8u1f","e":"AQAB"}"#,
             "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7",
+            "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29t",
+            "---- BEGIN SSH2 PUBLIC KEY ----\nAAAAB3NzaC1yc2EAAAADAQABAAABAQC7",
+            "\u{feff}-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A",
+            "Public-Key: (2048 bit)\n-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0B",
+            r#""{\"kty\":\"RSA\",\"n\":\"nYTZcS-uKGkzeN8u1f\",\"e\":\"AQAB\"}""#,
         ] {
             assert!(secret(key).is_err(), "{key}");
         }

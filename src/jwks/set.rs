@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::config::ConfigError;
 use crate::jwks::algorithm::Algorithm;
@@ -85,9 +86,7 @@ impl KeySet {
     /// # Errors
     /// Where `from_jwks` fails, and if the file cannot be read.
     pub fn from_jwks_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
-        let text = std::fs::read(path)
-            .map_err(|error| ConfigError::new(format!("the key set cannot be read: {error}")))?;
-        Self::from_jwks(text)
+        Self::from_jwks(read(path.as_ref())?)
     }
 
     /// One public key in PEM, `PUBLIC KEY` or `RSA PUBLIC KEY`, for one algorithm.
@@ -97,6 +96,17 @@ impl KeySet {
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let material = Material::pem(pem.as_ref()).map_err(ConfigError::new)?;
         Self::one(algorithm, material)
+    }
+
+    /// As [`KeySet::from_pem`], from a file.
+    ///
+    /// # Errors
+    /// Where `from_pem` fails, and if the file cannot be read.
+    pub fn from_pem_file(
+        algorithm: Algorithm,
+        path: impl AsRef<Path>,
+    ) -> Result<Self, ConfigError> {
+        Self::from_pem(algorithm, read(path.as_ref())?)
     }
 
     /// The secret that both sides hold, for one algorithm of HMAC. A set of one key with
@@ -122,12 +132,23 @@ impl KeySet {
         let not_json = |_| ConfigError::new("it is not a JWK");
         let text =
             std::str::from_utf8(text.as_ref()).map_err(|_| ConfigError::new("it is not a JWK"))?;
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(ConfigError::new("it is not a JWK"));
+        }
         let members: Members<'_> = serde_json::from_str(text).map_err(not_json)?;
         let key = members.key(true).map_err(ConfigError::new)?;
         Ok(Self {
             keys: vec![key],
             unusable: Vec::new(),
         })
+    }
+
+    /// As [`KeySet::from_jwk`], from a file.
+    ///
+    /// # Errors
+    /// Where `from_jwk` fails, and if the file cannot be read.
+    pub fn from_jwk_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        Self::from_jwk(read(path.as_ref())?)
     }
 
     fn one(algorithm: Algorithm, material: Material) -> Result<Self, ConfigError> {
@@ -243,8 +264,7 @@ struct Members<'a> {
     x: Option<Cow<'a, str>>,
     #[serde(borrow)]
     y: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    k: Option<Cow<'a, str>>,
+    k: Option<Zeroizing<String>>,
     d: Option<IgnoredAny>,
     p: Option<IgnoredAny>,
     q: Option<IgnoredAny>,
@@ -286,7 +306,7 @@ impl Members<'_> {
     }
 
     fn material(&self, alg: Option<Algorithm>, may_be_secret: bool) -> Result<Material, Unusable> {
-        let bytes = |member: &Option<Cow<'_, str>>| match member {
+        let bytes = |member: &Option<Cow<'_, str>>| match member.as_deref() {
             Some(text) => base64url(text),
             None => Err("a member is missing"),
         };
@@ -304,7 +324,8 @@ impl Members<'_> {
             "OKP" => Err("its curve is not Ed25519"),
             "oct" if may_be_secret => {
                 let algorithm = alg.ok_or("a secret must name its alg")?;
-                let secret = zeroize::Zeroizing::new(bytes(&self.k)?);
+                let secret = self.k.as_ref().ok_or("a member is missing")?;
+                let secret = Zeroizing::new(base64url(secret)?);
                 Material::secret(&secret, algorithm)
             }
             "oct" => Err("a secret in a public set is none"),
@@ -317,6 +338,11 @@ impl fmt::Display for UnusableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.kid().unwrap_or_default(), self.reason)
     }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+    let text = std::fs::read(path).map(Zeroizing::new);
+    text.map_err(|error| ConfigError::new(format!("the keys cannot be read: {error}")))
 }
 
 const MOST_KEYS: usize = 256;

@@ -21,7 +21,7 @@ pub enum Backend {
     #[default]
     AwsLcRs,
     /// The crates of [RustCrypto](https://github.com/RustCrypto), with feature
-    /// `jwt-rust-crypto`. Its `rsa` is the subject of RUSTSEC-2023-0071, which is about
+    /// `jwt-rust-crypto`. Its `rsa` was the subject of RUSTSEC-2023-0071, which is about
     /// private keys: tokens are checked with public ones.
     #[cfg(feature = "jwt-rust-crypto")]
     #[cfg_attr(not(feature = "jwt"), default)]
@@ -254,4 +254,141 @@ mod rust_crypto {
     }
 
     const REFUSED: Unusable = "the backend refuses it";
+}
+
+#[cfg(all(test, feature = "jwt"))]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+        ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+        RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+    };
+    use pkcs1::RsaPublicKeyRef;
+    use pkcs1::der::Decode;
+
+    use super::*;
+    use crate::jwks::material::Curve;
+
+    const MESSAGE: &[u8] = b"header.payload";
+
+    /// A key for each algorithm, and a signature of it.
+    fn signed() -> Vec<(Algorithm, Material, Vec<u8>)> {
+        let random = SystemRandom::new();
+        let mut all = Vec::new();
+        for (algorithm, len) in [
+            (Algorithm::Hs256, 32),
+            (Algorithm::Hs384, 48),
+            (Algorithm::Hs512, 64),
+        ] {
+            let secret = vec![7; len];
+            let tag = match algorithm {
+                Algorithm::Hs256 => mac::<Hmac<Sha256>>(&secret),
+                Algorithm::Hs384 => mac::<Hmac<Sha384>>(&secret),
+                _ => mac::<Hmac<Sha512>>(&secret),
+            };
+            all.push((
+                algorithm,
+                Material::secret(&secret, algorithm).unwrap(),
+                tag,
+            ));
+        }
+        for (algorithm, signing, curve, size) in [
+            (
+                Algorithm::Es256,
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                Curve::P256,
+                32,
+            ),
+            (
+                Algorithm::Es384,
+                &ECDSA_P384_SHA384_FIXED_SIGNING,
+                Curve::P384,
+                48,
+            ),
+            (
+                Algorithm::Es512,
+                &ECDSA_P521_SHA512_FIXED_SIGNING,
+                Curve::P521,
+                66,
+            ),
+        ] {
+            let key = EcdsaKeyPair::generate(signing).unwrap();
+            let point = &key.public_key().as_ref()[1..];
+            let material = Material::ec(curve, &point[..size], &point[size..]).unwrap();
+            all.push((
+                algorithm,
+                material,
+                key.sign(&random, MESSAGE).unwrap().as_ref().to_vec(),
+            ));
+        }
+        let key = Ed25519KeyPair::generate().unwrap();
+        let material = Material::ed25519(key.public_key().as_ref()).unwrap();
+        all.push((
+            Algorithm::Ed25519,
+            material,
+            key.sign(MESSAGE).as_ref().to_vec(),
+        ));
+        let key = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let public = RsaPublicKeyRef::from_der(key.public_key().as_ref()).unwrap();
+        let (n, e) = (public.modulus.as_bytes(), public.public_exponent.as_bytes());
+        for (algorithm, padding) in [
+            (Algorithm::Rs256, &RSA_PKCS1_SHA256),
+            (Algorithm::Rs384, &RSA_PKCS1_SHA384),
+            (Algorithm::Rs512, &RSA_PKCS1_SHA512),
+            (Algorithm::Ps256, &RSA_PSS_SHA256),
+            (Algorithm::Ps384, &RSA_PSS_SHA384),
+            (Algorithm::Ps512, &RSA_PSS_SHA512),
+        ] {
+            let mut signature = vec![0; key.public_modulus_len()];
+            key.sign(padding, &random, MESSAGE, &mut signature).unwrap();
+            all.push((algorithm, Material::rsa(n, e).unwrap(), signature));
+        }
+        all
+    }
+
+    fn mac<M: KeyInit + Mac>(secret: &[u8]) -> Vec<u8> {
+        let mut mac = <M as KeyInit>::new_from_slice(secret).unwrap();
+        mac.update(MESSAGE);
+        mac.finalize().into_bytes().to_vec()
+    }
+
+    #[test]
+    fn every_algorithm_verifies_its_own_signatures_and_no_others() {
+        let backends = [
+            Backend::AwsLcRs,
+            #[cfg(feature = "jwt-rust-crypto")]
+            Backend::RustCrypto,
+        ];
+        let signed = signed();
+        assert_eq!(signed.len(), Algorithm::ASYMMETRIC.len() + 3);
+        for backend in backends {
+            for (algorithm, material, signature) in &signed {
+                let verifier = Verifier::new(material, *algorithm, backend).unwrap();
+                assert!(
+                    verifier.verify(MESSAGE, signature),
+                    "{algorithm} {backend:?}"
+                );
+                assert!(
+                    !verifier.verify(b"header.other", signature),
+                    "{algorithm} {backend:?}"
+                );
+                let mut flipped = signature.clone();
+                flipped[5] ^= 1;
+                assert!(
+                    !verifier.verify(MESSAGE, &flipped),
+                    "{algorithm} {backend:?}"
+                );
+                for len in [0, 1, signature.len() - 1] {
+                    assert!(!verifier.verify(MESSAGE, &signature[..len]), "{algorithm}");
+                }
+                for (other, _, foreign) in &signed {
+                    if other != algorithm {
+                        assert!(!verifier.verify(MESSAGE, foreign), "{other} as {algorithm}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -151,6 +151,38 @@ async fn a_new_key_signs_at_once_and_a_withdrawn_one_no_more() {
     assert_eq!(answer.rejection.unwrap().cause(), Cause::TokenKeyUnknown);
 }
 
+/// A set whose only key has no id is asked for again, when a token names one.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_comes_with_an_id_is_found_where_none_had_one() {
+    let remote = Remote::new("https://id.example.com/");
+    let (inner, is_old) = (
+        remote.client(),
+        Arc::new(std::sync::atomic::AtomicBool::new(true)),
+    );
+    let old = Arc::clone(&is_old);
+    let client = service_fn(move |request: Request<Full<Bytes>>| {
+        let (answer, is_old) = (inner.clone().oneshot(request), old.load(Ordering::Relaxed));
+        async move {
+            let response = answer.await?;
+            Ok::<_, Infallible>(response.map(|text| {
+                if is_old {
+                    text.replace(r#""kid":"key-1","#, "")
+                } else {
+                    text
+                }
+            }))
+        }
+    });
+    let keys = remote.keys().client(client);
+    let jwt = remote.issuer().keys(keys).build().unwrap();
+    assert_eq!(show(&jwt, &remote.clock, &remote.token()).await.status, 200);
+    remote.authority.rotate();
+    remote.authority.withdraw_old();
+    is_old.store(false, Ordering::Relaxed);
+    assert_eq!(show(&jwt, &remote.clock, &remote.token()).await.status, 200);
+    assert_eq!(remote.asked(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_keys_it_is_503_and_with_old_ones_it_is_not() {
     let remote = Remote::new("https://id.example.com/");

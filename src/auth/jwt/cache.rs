@@ -10,6 +10,7 @@ use quick_cache::sync::Cache;
 use zeroize::Zeroizing;
 
 use crate::auth::jwt::claims::Times;
+use crate::clock::Timestamp;
 use crate::identity::Identity;
 
 /// Verified tokens, by their bytes. A token is found by a hash under a seed of this
@@ -28,6 +29,14 @@ pub(super) struct Verified {
     /// The epoch of the issuer's keys that it was verified in.
     pub(super) epoch: u64,
     pub(super) times: Times,
+}
+
+impl Verified {
+    /// The same token, expired for ever.
+    pub(super) fn ended(mut self) -> Self {
+        self.times.expires = Some(Timestamp::EPOCH);
+        self
+    }
 }
 
 impl TokenCache {

@@ -238,7 +238,8 @@ impl BindingReader<'_> {
 }
 
 /// `NumericDate` of RFC 7519 §2: seconds since the Unix epoch, with or without a
-/// fraction. What lies before 1970 or after 2554 is none.
+/// fraction. What lies before 1970 or after the year 9999 is none; what a [`Timestamp`]
+/// cannot tell is as late as it can be.
 struct NumericDate(Timestamp);
 
 impl<'de> Deserialize<'de> for NumericDate {
@@ -253,7 +254,7 @@ impl<'de> Deserialize<'de> for NumericDate {
 
             fn visit_u64<E: Error>(self, seconds: u64) -> Result<NumericDate, E> {
                 if seconds > LAST_SECOND {
-                    return Err(E::custom("a date after 2554"));
+                    return Err(E::custom("a date after 9999"));
                 }
                 Ok(NumericDate(Timestamp::from_unix_seconds(seconds)))
             }
@@ -265,7 +266,7 @@ impl<'de> Deserialize<'de> for NumericDate {
             fn visit_f64<E: Error>(self, seconds: f64) -> Result<NumericDate, E> {
                 // Also false for what is not a number.
                 if !(seconds.is_sign_positive() && seconds <= LAST_SECOND as f64) {
-                    return Err(E::custom("a date before 1970 or after 2554"));
+                    return Err(E::custom("a date before 1970 or after 9999"));
                 }
                 let date = Duration::try_from_secs_f64(seconds).map_err(E::custom)?;
                 Ok(NumericDate(Timestamp::EPOCH.saturating_add(date)))
@@ -276,5 +277,7 @@ impl<'de> Deserialize<'de> for NumericDate {
     }
 }
 
-/// The last whole second that a [`Timestamp`] can tell, in 2554.
-const LAST_SECOND: u64 = Timestamp::MAX.unix_seconds();
+/// The last whole second of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
+/// How many claims can hold scopes: their numbers come after those that are registered.
+pub(super) const MOST_SCOPE_CLAIMS: usize = 22;

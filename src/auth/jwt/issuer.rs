@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::auth::jwt::claims::MOST_SCOPE_CLAIMS;
 use crate::auth::jwt::mapping::{Mapping, Path};
 use crate::auth::jwt::policy::{Policy, Types};
 use crate::auth::jwt::resolve::{Resolve, Resolved};
@@ -167,7 +168,7 @@ impl Issuer {
     }
 
     /// Says whether a token was issued to an application for itself. Unless set, it was
-    /// if `sub` is the client: `client_id` or, where there is none, `azp`.
+    /// if `sub` is `client_id`.
     pub fn application_if(
         mut self,
         predicate: impl Fn(&Map<String, Value>) -> bool + Send + Sync + 'static,
@@ -252,6 +253,8 @@ impl Issuer {
             "clocks may differ by 5 minutes at the most"
         } else if zero(self.max_age) || zero(self.max_lifetime) {
             "no token is good for no time at all"
+        } else if self.mapping.scopes.len() > MOST_SCOPE_CLAIMS {
+            "scopes are in 22 claims at the most"
         } else if self.types.is_empty() {
             "tokens have a type"
         } else {

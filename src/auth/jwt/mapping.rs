@@ -52,7 +52,7 @@ impl Mapping {
             .as_deref()
             .or(claims.authorized_party.as_deref());
         let mut identity = Identity::builder(Arc::clone(issuer), subject);
-        let mut is_application = client == Some(subject);
+        let mut is_application = claims.client_id.as_deref() == Some(subject);
         if let Some(client) = client {
             identity = identity.client_id(client);
         }

@@ -9,6 +9,15 @@
 //!   algorithm, has signed it;
 //! - `aud` names us, `sub` somebody, and `nbf` and `iat` are not in the future.
 //!
+//! Refused are also: a header of more than 1 KiB, or a `kid` of more than 256 bytes; objects
+//! and arrays with more than 256 members or elements, or nested deeper than 32; a `sub` that
+//! is empty, has control characters, or more than 1024 bytes; dates before 1970, or after the
+//! year 9999 (what is later than a [`Timestamp`] can tell never comes); a token with
+//! `at_hash`, `c_hash` or `events`, which is an ID token or a security event. Whether other ID
+//! tokens of the issuer can be told from its access tokens depends on the issuer: they are for
+//! another audience, and many issuers give access tokens the type `at+jwt`, for which there is
+//! [`Issuer::rfc9068`].
+//!
 //! That its `exp` has passed is told, as the client can do something about it. What a token
 //! says about where keys are (`jku`, `x5u`, `jwk`) is never followed.
 //!
@@ -174,10 +183,11 @@ impl Jwt {
     /// [`AuthLayer::max_credential_len`](crate::AuthLayer::max_credential_len).
     ///
     /// # Panics
-    /// If it was cloned already.
+    /// If it is 0, or it was cloned already.
     #[must_use]
     #[track_caller]
     pub fn max_len(self, bytes: usize) -> Self {
+        assert!(bytes > 0, "no token is as short as that");
         self.set(|shared| shared.max_len = bytes)
     }
 
@@ -312,13 +322,14 @@ impl Shared {
             cache.remove(token);
             return Ok(None);
         }
-        match policy.judge_times(known.times, now) {
-            Ok(()) => Ok(Some(known)),
-            Err(rejection) => {
-                cache.remove(token);
-                Err(rejection)
+        if let Err(rejection) = policy.judge_times(known.times, now) {
+            // It has expired for good, whatever a clock shows that steps back.
+            if rejection.reason() == Reason::TokenExpired {
+                cache.insert(token, known.ended());
             }
+            return Err(rejection);
         }
+        Ok(Some(known))
     }
 
     /// The issuer that a token says it is of, if it is one of ours.
@@ -343,8 +354,14 @@ impl Shared {
         let Some(resolve) = &self.issuers[issuer].resolve else {
             return Ok(identity).into();
         };
+        let (certificate, end) = (identity.certificate().copied(), identity.expires_at());
         let resolved = resolve(identity);
-        Pending::later(async move { resolved.wait().await.verdict(now) })
+        Pending::later(async move {
+            let identity = resolved.wait().await.verdict(now)?;
+            // A hook knows more of the subject. What the token is bound to is not its to
+            // decide.
+            Ok(identity.bound_like(certificate, end))
+        })
     }
 
     fn fetch_and_judge(
@@ -402,9 +419,10 @@ impl Trusted {
             .verify(kid, algorithm, compact.signed, signature)
         {
             Verdict::Good => Ok(Ok(current.epoch)),
-            Verdict::Forged => Err(invalid(Cause::TokenSignature)),
-            Verdict::NoKey => match kid {
+            // A key without an id was tried for one that is perhaps to come.
+            verdict => match kid {
                 Some(kid) if !current.ring.knows(kid) => Ok(Err(Wanted::Key(kid.into()))),
+                _ if verdict == Verdict::Forged => Err(invalid(Cause::TokenSignature)),
                 _ => Err(invalid(Cause::TokenKeyUnknown)),
             },
         }

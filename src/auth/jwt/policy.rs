@@ -1,5 +1,6 @@
 //! [`Policy`]: what an issuer's tokens must be like. Pure: it is told the time.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,14 +38,8 @@ impl Policy {
         let Some(typ) = typ else {
             return !self.types.required;
         };
-        let short = match typ.split_at_checked(APPLICATION.len()) {
-            Some((head, rest)) if head.eq_ignore_ascii_case(APPLICATION) => rest,
-            _ => typ,
-        };
-        self.types
-            .accepted
-            .iter()
-            .any(|accepted| accepted.eq_ignore_ascii_case(short))
+        let mut accepted = self.types.accepted.iter().map(|accepted| short(accepted));
+        accepted.any(|accepted| accepted.eq_ignore_ascii_case(short(typ)))
     }
 
     /// Judges a token whose signature is good.
@@ -76,8 +71,11 @@ impl Policy {
         {
             return Err(Cause::TokenClaims);
         }
-        let has_all = claims.client_id.is_some()
-            && claims.id.is_some()
+        let is_there =
+            |claim: &Option<Cow<'_, str>>| claim.as_ref().is_some_and(|text| !text.is_empty());
+        let has_all = is_there(&claims.client_id)
+            && is_there(&claims.id)
+            && claims.audiences.any(|audience| !audience.is_empty())
             && claims.times.issued.is_some()
             && claims.times.expires.is_some();
         if self.rfc9068 && !has_all {
@@ -128,6 +126,14 @@ impl Policy {
     }
 }
 
+/// A media type, without the part that may be left out.
+fn short(media_type: &str) -> &str {
+    match media_type.split_at_checked(APPLICATION.len()) {
+        Some((head, rest)) if head.eq_ignore_ascii_case(APPLICATION) => rest,
+        _ => media_type,
+    }
+}
+
 /// The one answer to every token that is not good.
 pub(super) const fn invalid(cause: Cause) -> Rejection {
     Rejection::new(Reason::TokenInvalid, cause)
@@ -148,7 +154,7 @@ mod tests {
             audiences: Some(vec!["https://api.example.com".into()]),
             algorithms: vec![Algorithm::Es256],
             types: Types {
-                accepted: vec!["at+jwt".into(), "JWT".into()],
+                accepted: vec!["application/at+jwt".into(), "JWT".into()],
                 required: false,
             },
             rfc9068: false,

@@ -184,26 +184,44 @@ impl Host {
     /// before it is resolved.
     fn is_public(&self) -> bool {
         match self {
-            Self::Ip(IpAddr::V4(ip)) => {
-                let [first, second, ..] = ip.octets();
-                let is_shared = first == 100 && second & 0xc0 == 64;
-                !(ip.is_loopback()
-                    || ip.is_private()
-                    || ip.is_link_local()
-                    || ip.is_broadcast()
-                    || ip.is_multicast()
-                    || first == 0
-                    || is_shared)
-            }
-            Self::Ip(IpAddr::V6(ip)) => {
-                !(ip.is_loopback()
-                    || ip.is_unspecified()
-                    || ip.is_unique_local()
-                    || ip.is_unicast_link_local()
-                    || ip.is_multicast())
-            }
+            Self::Ip(IpAddr::V4(ip)) => is_public_v4(*ip),
+            Self::Ip(IpAddr::V6(ip)) => is_public_v6(*ip),
             Self::Name(_) => !self.is_loopback(),
         }
+    }
+}
+
+/// What is not for special purposes (RFC 6890).
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [first, second, third, _] = ip.octets();
+    let is_shared = first == 100 && second & 0xc0 == 64;
+    let is_special = (first, second, third) == (192, 0, 0);
+    let is_for_benchmarks = first == 198 && second & 0xfe == 18;
+    !(ip.is_loopback()
+        || ip.is_private()
+        || ip.is_link_local()
+        || ip.is_documentation()
+        || first == 0
+        || first >= 224
+        || is_shared
+        || is_special
+        || is_for_benchmarks)
+}
+
+/// Global unicast (RFC 4291), and of what has an address of IPv4 in it, that one too.
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let v4 = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_public_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    match ip.segments() {
+        // NAT64 (RFC 6052), 6to4 (RFC 3056), mapped.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        [0, 0, 0, 0, 0, 0xffff, high, low] => v4(high, low),
+        // Teredo, and what is for documentation.
+        [0x2001, 0 | 0xdb8, ..] => false,
+        [first, ..] => first & 0xe000 == 0x2000,
     }
 }
 

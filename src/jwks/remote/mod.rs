@@ -102,7 +102,9 @@ impl RemoteKeys {
     /// `/.well-known/openid-configuration` behind the URL of the issuer (OpenID Connect),
     /// or else under `/.well-known/oauth-authorization-server` before its path (RFC 8414).
     /// Its `issuer` must be the issuer, byte for byte. Its `jwks_uri` must not lead to an
-    /// address in a private network, unless the issuer is at that host too.
+    /// address that is not one of the Internet, unless the issuer is at that host too. A
+    /// name that resolves to such an address is not noticed: an issuer whom you do not trust
+    /// with that needs a client of yours that looks at what it connects to.
     #[must_use]
     pub fn discover() -> Self {
         Self::of(Place::Discovered)
