@@ -350,6 +350,11 @@ impl Principal {
         }
     }
 
+    /// Under a random key of this process.
+    pub(crate) const fn keyed_hash(&self) -> u64 {
+        self.hash
+    }
+
     /// Who vouches for the subject: the keyspace of a key, the issuer of a token.
     #[must_use]
     pub fn source(&self) -> &str {

@@ -222,7 +222,7 @@ impl Check for Concurrent {
             under_way,
             ..
         } = &*self.settings;
-        let caller = key.with(parts, clients, |key| key.hash_with(&under_way.seed, ""));
+        let caller = key.with(parts, clients, |key| key.hash_with(&under_way.seed));
         let permit = caller.and_then(|caller| {
             let permit = under_way.enter(caller, *most);
             permit.ok_or_else(|| self.refusal(Dialect::of(parts)))

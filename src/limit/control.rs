@@ -56,7 +56,7 @@ impl<L: Limiter> Control<L> {
         key: &LimitKey<'_>,
         quotas: &Quotas,
     ) -> Result<Decision, LimiterUnavailable> {
-        let now = self.limit.clock.now();
+        let now = self.limit.now();
         let taken = self.limit.limiter.take(key, quotas, 0, now);
         taken.wait().await
     }
@@ -67,14 +67,14 @@ impl<L: Limiter> Control<L> {
         let ticket = limit.limiter.ticket(key);
         let settled = limit
             .limiter
-            .settle(ticket, quotas, units.into(), limit.clock.now());
+            .settle(ticket, quotas, units.into(), limit.now());
         settled.wait().await;
     }
 
     /// Refuses everything for that long, whatever the quotas.
     pub async fn ban(&self, key: &LimitKey<'_>, time: Duration) {
         let limit = &*self.limit;
-        let (ticket, now) = (limit.limiter.ticket(key), limit.clock.now());
+        let (ticket, now) = (limit.limiter.ticket(key), limit.now());
         let banned = limit.limiter.ban(ticket, now.saturating_add(time), now);
         banned.wait().await;
     }

@@ -77,7 +77,7 @@ impl<L: Limiter> Check for Limited<L> {
         let limit = &*self.limit;
         let identity = parts.extensions.get::<Identity>();
         let quotas = match &limit.quotas {
-            _ if context::is_preflight(&parts.extensions) => None,
+            _ if identity.is_none() && context::is_preflight(&parts.extensions) => None,
             Choice::Fixed(quotas) => Some(quotas.clone()),
             Choice::Plans(plans) => plans.of(identity),
             Choice::Function(choose) => choose(identity, parts),
@@ -86,7 +86,7 @@ impl<L: Limiter> Check for Limited<L> {
             return Ok(Paid(None)).into();
         };
         let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
-        let now = limit.clock.now();
+        let now = limit.now_for(identity);
         let taken = limit.key.with(parts, &limit.clients, |key| {
             limit.limiter.take(key, &quotas, cost, now)
         });
@@ -189,7 +189,7 @@ fn settle<L: Limiter, B>(limit: &Limit<L>, receipt: &Receipt, response: &Respons
     if difference == 0 {
         return;
     }
-    let (ticket, now) = (receipt.decision.ticket, limit.clock.now());
+    let (ticket, now) = (receipt.decision.ticket, limit.now());
     let settled = limit
         .limiter
         .settle(ticket, &receipt.quotas, difference, now);

@@ -1,7 +1,7 @@
 //! [`LimitKey`]: who shares a budget.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -95,12 +95,19 @@ impl<'k> LimitKey<'k> {
         self
     }
 
-    /// Under a seed of this process: callers cannot choose collisions.
-    pub(crate) fn hash_with(&self, seed: &impl BuildHasher, name: &str) -> u64 {
-        let mut hasher = seed.build_hasher();
-        name.hash(&mut hasher);
-        self.parts.hash(&mut hasher);
-        hasher.finish()
+    /// Under a seed of this process: callers cannot choose collisions. A principal has its
+    /// own, made once.
+    pub(crate) fn hash_with(&self, seed: &impl BuildHasher) -> u64 {
+        self.parts.iter().flatten().fold(0, |all, part| {
+            let own = match part {
+                Part::Principal(principal) => principal.keyed_hash(),
+                other => seed.hash_one(other),
+            };
+            // The order of parts counts.
+            (all ^ own)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(23)
+        })
     }
 
     /// The same in every process: what stores outside are told. It does not give away
@@ -191,7 +198,7 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             for (j, b) in all.iter().enumerate() {
                 assert_eq!(a == b, i == j);
-                assert_eq!(a.hash_with(&seed, "l") == b.hash_with(&seed, "l"), i == j);
+                assert_eq!(a.hash_with(&seed) == b.hash_with(&seed), i == j);
                 assert_eq!(a.digest("l") == b.digest("l"), i == j);
             }
             assert_ne!(

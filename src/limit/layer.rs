@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::limit::control::Control;
@@ -33,7 +33,8 @@ pub(crate) struct Limit<L> {
     pub(crate) fields: Fields,
     pub(crate) refund_server_errors: bool,
     pub(crate) clients: ClientNetwork,
-    pub(crate) clock: Arc<dyn Clock>,
+    /// None: the time at which the door has judged the request.
+    pub(crate) clock: Option<Arc<dyn Clock>>,
 }
 
 type CostOf = dyn Fn(&Parts) -> u32 + Send + Sync;
@@ -52,7 +53,7 @@ impl RateLimitLayer {
     /// this process, see [`MemoryLimiter`].
     ///
     /// # Panics
-    /// If there are none or more than eight, or two have the same name: see
+    /// If there are none or more than four, or two have the same name: see
     /// [`Quotas::try_new`].
     #[track_caller]
     pub fn new(quotas: impl Into<Quotas>) -> Self {
@@ -97,7 +98,7 @@ impl RateLimitLayer {
             fields: Fields::default(),
             refund_server_errors: false,
             clients: ClientNetwork::peer(),
-            clock: Arc::new(SystemClock),
+            clock: None,
         };
         Self {
             limit: Arc::new(limit),
@@ -158,10 +159,11 @@ impl<L: Limiter> RateLimitLayer<L> {
         self.set(|limit| limit.clients = clients)
     }
 
-    /// Sets the clock that budgets come back by. A limiter for many processes has its own.
+    /// Sets the clock that budgets come back by: unless set, the one of the door, or the
+    /// system's where there is none. A limiter for many processes has its own.
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
-        self.set(|limit| limit.clock = Arc::new(clock))
+        self.set(|limit| limit.clock = Some(Arc::new(clock)))
     }
 
     /// A handle to look at budgets and to change them, from code.
@@ -176,6 +178,23 @@ impl<L: Limiter> RateLimitLayer<L> {
     }
 }
 
+impl<L> Limit<L> {
+    pub(crate) fn now(&self) -> Timestamp {
+        match &self.clock {
+            Some(clock) => clock.now(),
+            None => SystemClock.now(),
+        }
+    }
+
+    /// The time for a request: it is asked for once.
+    pub(crate) fn now_for(&self, identity: Option<&Identity>) -> Timestamp {
+        match identity.map(|identity| identity.judged_at) {
+            Some(judged_at) if self.clock.is_none() && judged_at > Timestamp::EPOCH => judged_at,
+            _ => self.now(),
+        }
+    }
+}
+
 impl<L> Clone for Limit<L> {
     fn clone(&self) -> Self {
         Self {
@@ -186,7 +205,7 @@ impl<L> Clone for Limit<L> {
             fields: self.fields,
             refund_server_errors: self.refund_server_errors,
             clients: self.clients.clone(),
-            clock: Arc::clone(&self.clock),
+            clock: self.clock.clone(),
         }
     }
 }

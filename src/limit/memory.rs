@@ -36,7 +36,6 @@ struct Inner {
     seed: RandomState,
     /// Of each shard.
     capacity: usize,
-    name: Box<str>,
 }
 
 /// On a cache line of its own, so that neighbours do not wait for each other.
@@ -50,6 +49,8 @@ struct Slots {
     /// Where to look next for what can be forgotten.
     hand: usize,
     evicted: u64,
+    /// Whether anybody was ever banned: mostly nobody is.
+    has_bans: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -74,7 +75,6 @@ impl MemoryLimiter {
                 shards: (0..SHARDS).map(|_| Shard::default()).collect(),
                 seed: RandomState::new(),
                 capacity: budgets.div_ceil(SHARDS).max(LOOKED_AT),
-                name: "".into(),
             }),
         }
     }
@@ -140,7 +140,7 @@ impl Limiter for MemoryLimiter {
             let verdict = Verdict::Banned {
                 wait: until.since(now),
             };
-            let cells = slots.cells(caller, quotas);
+            let (cells, _) = slots.find_all(caller, quotas);
             return Ok(Decision {
                 verdict,
                 ticket,
@@ -149,19 +149,17 @@ impl Limiter for MemoryLimiter {
             })
             .into();
         }
-        let before = slots.cells(caller, quotas);
+        let (before, places) = slots.find_all(caller, quotas);
         let decision = Decision::step(quotas.rates(), before, cost, ticket, now);
         if cost > 0 {
-            for (at, mark) in quotas.marks().iter().enumerate() {
-                if decision.cells[at] != before[at] {
-                    slots.put(
-                        id(caller, *mark),
-                        decision.cells[at],
-                        now,
-                        self.inner.capacity,
-                    );
-                }
-            }
+            slots.put_all(
+                caller,
+                quotas,
+                &decision.cells,
+                places,
+                now,
+                self.inner.capacity,
+            );
         }
         Ok(decision).into()
     }
@@ -170,25 +168,23 @@ impl Limiter for MemoryLimiter {
         let caller = caller(ticket);
         let magnitude = u32::try_from(units.unsigned_abs()).unwrap_or(u32::MAX);
         let mut slots = self.slots(caller);
-        let before = slots.cells(caller, quotas);
-        for (at, (rate, mark)) in quotas.rates().iter().zip(quotas.marks()).enumerate() {
-            let cell = if units >= 0 {
-                rate.charge(before[at], now, magnitude)
+        let (mut cells, places) = slots.find_all(caller, quotas);
+        for (cell, rate) in cells.iter_mut().zip(quotas.rates()) {
+            *cell = if units >= 0 {
+                rate.charge(*cell, now, magnitude)
             } else {
-                rate.refund(before[at], magnitude)
+                rate.refund(*cell, magnitude)
             };
-            if cell != before[at] {
-                slots.put(id(caller, *mark), cell, now, self.inner.capacity);
-            }
         }
+        slots.put_all(caller, quotas, &cells, places, now, self.inner.capacity);
         Pending::Ready(())
     }
 
     fn ban(&self, ticket: Ticket, until: Timestamp, now: Timestamp) -> Pending<()> {
         let caller = caller(ticket);
-        let capacity = self.inner.capacity;
-        self.slots(caller)
-            .put(id(caller, BAN), Cell::at(until), now, capacity);
+        let mut slots = self.slots(caller);
+        slots.has_bans = true;
+        slots.put(id(caller, BAN), Cell::at(until), now, self.inner.capacity);
         Pending::Ready(())
     }
 
@@ -202,31 +198,56 @@ impl Limiter for MemoryLimiter {
     }
 
     fn ticket(&self, key: &LimitKey<'_>) -> Ticket {
-        Ticket::new(key.hash_with(&self.inner.seed, &self.inner.name).into())
+        Ticket::new(key.hash_with(&self.inner.seed).into())
     }
 }
 
+/// Where the budgets of a caller are in the table.
+type Places = [Option<usize>; Quotas::MOST];
+
 impl Slots {
-    fn cells(&self, caller: u64, quotas: &Quotas) -> [Cell; Quotas::MOST] {
-        let mut cells = [Cell::default(); Quotas::MOST];
-        for (cell, mark) in cells.iter_mut().zip(quotas.marks()) {
-            *cell = self.get(id(caller, *mark)).unwrap_or_default();
+    fn find_all(&self, caller: u64, quotas: &Quotas) -> ([Cell; Quotas::MOST], Places) {
+        let (mut cells, mut places) = ([Cell::default(); Quotas::MOST], [None; Quotas::MOST]);
+        for (at, mark) in quotas.marks().iter().enumerate() {
+            let id = id(caller, *mark);
+            places[at] = self.table.find_bucket_index(id, |slot| slot.id == id);
+            let slot = places[at].and_then(|place| self.table.get_bucket(place));
+            cells[at] = slot.map_or_else(Cell::default, |slot| slot.cell);
         }
-        cells
+        (cells, places)
+    }
+
+    fn put_all(
+        &mut self,
+        caller: u64,
+        quotas: &Quotas,
+        cells: &[Cell; Quotas::MOST],
+        places: Places,
+        now: Timestamp,
+        capacity: usize,
+    ) {
+        // What is new may move the others, so it comes last.
+        for (place, cell) in places.iter().zip(cells) {
+            if let Some(slot) = place.and_then(|place| self.table.get_bucket_mut(place)) {
+                slot.cell = *cell;
+            }
+        }
+        for (at, mark) in quotas.marks().iter().enumerate() {
+            if places[at].is_none() && cells[at] != Cell::default() {
+                self.put(id(caller, *mark), cells[at], now, capacity);
+            }
+        }
     }
 
     fn banned_until(&self, caller: u64, now: Timestamp) -> Option<Timestamp> {
-        let (nanos, _) = self
-            .get(id(caller, BAN))
-            .filter(|cell| !cell.is_new(now))?
-            .parts();
-        Some(Timestamp::EPOCH.saturating_add(Duration::from_nanos(nanos)))
-    }
-
-    fn get(&self, id: u64) -> Option<Cell> {
-        self.table
-            .find(id, |slot| slot.id == id)
-            .map(|slot| slot.cell)
+        if !self.has_bans {
+            return None;
+        }
+        let id = id(caller, BAN);
+        let slot = self.table.find(id, |slot| slot.id == id)?;
+        let (nanos, _) = slot.cell.parts();
+        let is_over = slot.cell.is_new(now);
+        (!is_over).then(|| Timestamp::EPOCH.saturating_add(Duration::from_nanos(nanos)))
     }
 
     fn put(&mut self, id: u64, cell: Cell, now: Timestamp, capacity: usize) {

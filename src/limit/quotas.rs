@@ -36,12 +36,12 @@ struct Inner {
 
 impl Quotas {
     /// How many quotas there can be in one.
-    pub const MOST: usize = 8;
+    pub const MOST: usize = 4;
 
     /// These quotas together.
     ///
     /// # Panics
-    /// If there is none, if there are more than eight, or if two have the same name.
+    /// If there is none, if there are more than four, or if two have the same name.
     #[must_use]
     #[track_caller]
     pub fn new(quotas: impl IntoIterator<Item = Quota>) -> Self {
@@ -55,7 +55,7 @@ impl Quotas {
     pub fn try_new(quotas: impl IntoIterator<Item = Quota>) -> Result<Self, ConfigError> {
         let quotas: Box<[Quota]> = quotas.into_iter().collect();
         if !(1..=Self::MOST).contains(&quotas.len()) {
-            return Err(ConfigError::new("a caller is held to one to eight quotas"));
+            return Err(ConfigError::new("a caller is held to one to four quotas"));
         }
         for (at, quota) in quotas.iter().enumerate() {
             if quotas[..at]
