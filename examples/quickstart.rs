@@ -9,14 +9,16 @@ use std::env;
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tollgate::auth::ProtectedResource;
 use tollgate::keys::{NewKey, Peppers};
 use tollgate::testing::TestIssuer;
-use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, role, scope};
+use tollgate::{
+    ApiKeys, AuthLayer, Identity, Jwt, Quota, RateLimitLayer, RequireLayer, role, scope,
+};
 use tower::ServiceBuilder;
 
 #[tokio::main]
@@ -48,15 +50,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route_service(resource.path(), resource.clone());
 
     // What each route needs stands beside it.
-    let orders = get(list_orders)
+    let orders: MethodRouter = get(list_orders)
         .layer(RequireLayer::new(scope("orders:read")))
         .merge(
             axum::routing::post(create_order)
                 .layer(RequireLayer::new(scope("orders:write") | role("admin"))),
         );
+    // Generous to a person, and not to a loop: ten a second, and a thousand at once.
+    let limit = RateLimitLayer::new(Quota::per_second(10).burst(1_000));
     let protected = Router::new()
         .route("/whoami", get(whoami))
-        .route("/orders", orders)
+        .route("/orders", orders.layer(limit))
         .layer(
             ServiceBuilder::new().layer(
                 AuthLayer::new(keys.or(jwt))

@@ -36,7 +36,7 @@ impl Running {
             let line = line.unwrap();
             if let Some((name, key)) = line
                 .split_once('=')
-                .filter(|(name, _)| name.ends_with("_key") || name.ends_with("_token"))
+                .filter(|(name, _)| name.ends_with("key") || name.ends_with("token"))
             {
                 keys.insert(name.to_owned(), key.to_owned());
             } else if let Some(rest) = line.strip_prefix("listening on ") {
@@ -190,6 +190,56 @@ fn the_quickstart_does_what_it_prints() {
     let headers = String::from_utf8(headers.unwrap().stdout).unwrap();
     let named = format!("resource_metadata=\"{}{path}\"", server.url);
     assert!(headers.contains(&named), "{headers}");
+}
+
+/// A loop is told to wait, and who waits is let in again.
+#[test]
+fn the_quickstart_holds_a_caller_to_a_limit() {
+    let server = Running::start("quickstart", &[]);
+    let config = std::env::temp_dir().join(format!("tollgate-{}", std::process::id()));
+    let url = format!("url = \"{}/orders\"\noutput = \"/dev/null\"\n", server.url);
+    std::fs::write(&config, url.repeat(1_500)).unwrap();
+    let output = Command::new("curl")
+        .args(["-s", "-w", "%{http_code}\n", "-K", config.to_str().unwrap()])
+        .args(["-H", &format!("X-API-Key: {}", server.keys["reader_key"])])
+        .output()
+        .unwrap();
+    std::fs::remove_file(&config).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let statuses: Vec<_> = text.lines().collect();
+    assert!(statuses.starts_with(&["200"; 100]), "generous to a person");
+    assert!(
+        statuses.contains(&"429"),
+        "{} calls were all let in",
+        statuses.len()
+    );
+    // Another caller has a budget of their own, and other routes have none.
+    let key = |name: &str| Some(format!("X-API-Key: {}", server.keys[name]));
+    assert_eq!(server.curl("GET", "/orders", key("writer_key")).0, 200);
+    assert_eq!(server.curl("GET", "/whoami", key("reader_key")).0, 200);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(server.curl("GET", "/orders", key("reader_key")).0, 200);
+}
+
+#[test]
+fn callers_on_plans_are_held_to_what_they_have_used() {
+    let server = Running::start("plans", &[]);
+    let key = |name: &str| Some(format!("X-API-Key: {}", server.keys[name]));
+    let left = |name: &str| -> u64 {
+        let (_, body) = server.curl("GET", "/left", key(name));
+        serde_json::from_str::<Value>(&body).unwrap()["units"]
+            .as_u64()
+            .unwrap()
+    };
+    for _ in 0..10 {
+        assert_eq!(server.curl("GET", "/complete", key("free_key")).0, 200);
+    }
+    assert!((20..40).contains(&left("free_key")), "{}", left("free_key"));
+    let refused = (0..10).any(|_| server.curl("GET", "/complete", key("free_key")).0 == 429);
+    assert!(refused);
+    assert_eq!(left("pro_key"), 1_000);
+    assert_eq!(server.curl("POST", "/upgrade", key("pro_key")).0, 403);
+    assert_eq!(server.curl("POST", "/upgrade", key("admin_key")).0, 200);
 }
 
 #[cfg(feature = "jwks")]
