@@ -258,6 +258,13 @@ impl Identity {
         lapse::lapsed(credential_id.clone(), *expires_at, watch.clone())
     }
 
+    /// Whether this is what knows how the credential stands. While the identity is there,
+    /// nothing else can be where it was.
+    pub(crate) fn is_watched_by<W>(&self, watch: &Arc<W>) -> bool {
+        let held = self.inner.watch.as_ref().map(Weak::as_ptr);
+        held.is_some_and(|held| std::ptr::addr_eq(held, Arc::as_ptr(watch)))
+    }
+
     pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
         self.scheme = Some(scheme);
         self.judged_at = judged_at;

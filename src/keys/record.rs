@@ -130,10 +130,11 @@ impl KeyRecord {
     {
         let new = || self.new_identity(source, Arc::downgrade(watch) as Weak<dyn Watch>);
         let cached = self.identity.0.get_or_init(new);
-        if cached.principal().source() == source {
+        if cached.is_watched_by(watch) && cached.principal().source() == source {
             return cached.clone();
         }
-        // The store is shared by keys of several sources; the first one is kept.
+        // Several keys share the store, each with its own source and its own way to learn
+        // of an end; the first one is kept.
         new()
     }
 
