@@ -28,6 +28,8 @@ pub struct Identity {
     /// The scheme in which the credential was shown at a door; none if the identity
     /// did not come through one.
     pub(crate) scheme: Option<Scheme>,
+    /// The mark of the place that a door has taken the credential out of.
+    pub(crate) emptied: Option<u64>,
     /// When the request was judged.
     pub(crate) judged_at: Timestamp,
 }
@@ -265,8 +267,14 @@ impl Identity {
         held.is_some_and(|held| std::ptr::addr_eq(held, Arc::as_ptr(watch)))
     }
 
-    pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
+    pub(crate) fn shown(
+        mut self,
+        scheme: Scheme,
+        emptied: Option<u64>,
+        judged_at: Timestamp,
+    ) -> Self {
         self.scheme = Some(scheme);
+        self.emptied = emptied;
         self.judged_at = judged_at;
         self
     }
@@ -511,6 +519,7 @@ impl IdentityBuilder {
                 certificate: self.certificate,
             }),
             scheme: None,
+            emptied: None,
             judged_at: Timestamp::EPOCH,
         }
     }

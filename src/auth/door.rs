@@ -30,6 +30,8 @@ pub(crate) struct Door<A> {
     pub(crate) sources: Vec<Source>,
     /// By source: the field that answers vary by.
     pub(crate) varies_by: Vec<Option<HeaderValue>>,
+    /// By source: what tells it apart from others.
+    pub(crate) marks: Vec<u64>,
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
@@ -63,6 +65,7 @@ impl<A> Clone for Door<A> {
             authenticate: Arc::clone(&self.authenticate),
             sources: self.sources.clone(),
             varies_by: self.varies_by.clone(),
+            marks: self.marks.clone(),
             rules: self.rules.clone(),
             optional: self.optional,
             allow_preflight: self.allow_preflight,
@@ -126,6 +129,10 @@ impl<A: Authenticate> Check for Auth<A> {
             Pending::Ready(Err(rejection.with_request_id(request_id)))
         };
         if anonymous.preflight {
+            // Nobody judges what it carries, and nobody behind the door gets to see it.
+            for source in &door.sources {
+                source.clear(parts, &door.rules);
+            }
             return Ok(anonymous).into();
         }
         let found = take_one(parts, &door.sources, &door.rules, |text| {
@@ -133,7 +140,7 @@ impl<A: Authenticate> Check for Auth<A> {
         });
         let (credential, source) = match found {
             Ok(Some(found)) => found,
-            Ok(None) => match nested(parts) {
+            Ok(None) => match nested(parts, &door.marks) {
                 Some(mistake) => return refuse(mistake, anonymous.request_id),
                 None if door.optional => return Ok(anonymous).into(),
                 None => {
@@ -148,9 +155,10 @@ impl<A: Authenticate> Check for Auth<A> {
             source: Some(source),
             ..anonymous
         };
+        let emptied = (!door.rules.keep).then(|| door.marks[source]);
         let conclude = move |verdict: Result<Identity, Rejection>| match verdict {
             Ok(identity) => Ok(Shown {
-                identity: Some(identity.shown(scheme, now)),
+                identity: Some(identity.shown(scheme, emptied, now)),
                 ..pass
             }),
             Err(mut rejection) => {
@@ -299,11 +307,14 @@ fn is_preflight(parts: &Parts) -> bool {
         && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The mistake that explains why there is no credential, if it is one.
-fn nested(parts: &Parts) -> Option<Rejection> {
-    parts.extensions.get::<Identity>()?.scheme?;
-    Some(Rejection::misconfigured(
-        "an AuthLayer stands inside another one, which has taken the credential out of the \
-         request: use one for all, or keep_credential() on the outer one",
-    ))
+/// The mistake that explains why there is no credential, if it is one: a door outside has
+/// taken it out of a place that this one reads too.
+fn nested(parts: &Parts, marks: &[u64]) -> Option<Rejection> {
+    let emptied = parts.extensions.get::<Identity>()?.emptied?;
+    marks.contains(&emptied).then(|| {
+        Rejection::misconfigured(
+            "an AuthLayer stands inside another one, which has taken the credential out of the \
+             request: use one for all, or keep_credential() on the outer one",
+        )
+    })
 }

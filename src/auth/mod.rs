@@ -80,6 +80,7 @@
 mod api_key;
 mod authenticate;
 mod certificate;
+mod cookie;
 mod door;
 mod failures;
 pub mod https_only;

@@ -165,11 +165,36 @@ async fn what_is_no_token68_is_malformed() {
             "{text}"
         );
     }
-    // `Bearer:` is another scheme by the grammar of RFC 9110 §11.4.
-    assert_eq!(
-        answer(&[b"Bearer: TOKEN"]).await.code(),
-        "credentials_missing"
-    );
+}
+
+#[tokio::test]
+async fn what_does_not_start_with_a_scheme_is_malformed_too() {
+    let bad: [&[u8]; 13] = [
+        b"Bearer: TOKEN",
+        b"Bearer=TOKEN",
+        b"\"Bearer TOKEN\"",
+        b"{x} y",
+        b"Bearer\xc2\xa0TOKEN",
+        b"\xff\xfe",
+        b"\xf0\x9f\x98\x80 x",
+        b"\xf0\x9f\x98\x80",
+        b"Basic a\xf0\x9f\x98\x80",
+        b"Basic\tdTpw",
+        b"Basic \xff",
+        b"(TOKEN)",
+        b"a@b c",
+    ];
+    for line in bad {
+        let answer = answer(&[line]).await;
+        let text = String::from_utf8_lossy(line);
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{text}");
+        assert_eq!(answer.code(), "request_malformed", "{text}");
+        assert_eq!(
+            answer.challenges(),
+            ["Bearer realm=\"api\", error=\"invalid_request\""],
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]
