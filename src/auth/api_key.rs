@@ -12,8 +12,8 @@ use crate::clock::Timestamp;
 use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::keys::{
-    ApiKeys, EndCause, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared,
-    StoreError, has_shape, is_head, parse,
+    ApiKeys, EndCause, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look,
+    MacAlgorithm, Shared, StoreError, has_shape, is_head, parse,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
@@ -204,6 +204,7 @@ async fn renew<S: KeyStore>(
     let look = &shared.look;
     let mut renewed = KeyRecord::clone(&record);
     renewed.mac = look.peppers.mac(&key);
+    renewed.mac_alg = MacAlgorithm::HmacSha256;
     renewed.pepper_version = look.peppers.current_version();
     renewed.revision = record.revision.saturating_add(1);
     drop(key);

@@ -48,7 +48,7 @@ pub use lifecycle::{EndCause, Ended, KeyState, LifecycleError, Rotated};
 pub use manage::Compromised;
 pub use memory::MemoryKeys;
 pub use new_key::NewKey;
-pub use pepper::{KeyMac, Peppers};
+pub use pepper::{KeyMac, MacAlgorithm, Peppers};
 pub use record::{CachedIdentity, KeyRecord, LastUsed};
 pub use rotate::Rotation;
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};

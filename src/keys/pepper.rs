@@ -142,6 +142,16 @@ impl fmt::Debug for Peppers {
     }
 }
 
+/// What the MAC of a key is made with.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[non_exhaustive]
+pub enum MacAlgorithm {
+    /// HMAC-SHA-256 (RFC 2104) under one of the [`Peppers`].
+    #[default]
+    #[serde(rename = "hmac-sha-256")]
+    HmacSha256,
+}
+
 /// HMAC-SHA-256 of a key: what a store holds of it. Equality takes the same time
 /// wherever the first difference is. In JSON it is a text of 64 hex digits.
 #[derive(Clone, Copy, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::keys::format::KeyId;
 use crate::keys::lifecycle::{self, Ended, KeyState, Rotated};
-use crate::keys::pepper::KeyMac;
+use crate::keys::pepper::{KeyMac, MacAlgorithm};
 use crate::lapse::Watch;
 use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
@@ -34,6 +34,9 @@ pub struct KeyRecord {
     pub head: String,
     /// HMAC-SHA-256 of the whole key.
     pub mac: KeyMac,
+    /// What `mac` was made with.
+    #[serde(default)]
+    pub mac_alg: MacAlgorithm,
     /// The version of the pepper that `mac` was made under.
     pub pepper_version: u32,
     /// Whose key it is: the subject of the identity.
@@ -56,6 +59,9 @@ pub struct KeyRecord {
     /// Whatever its issuer noted down: copied into the identity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Who issued it, for those who ask later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
     /// When it was issued.
     pub created_at: Timestamp,
     /// Before this it is scheduled.
