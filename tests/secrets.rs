@@ -167,6 +167,9 @@ async fn no_fault_prints_the_secret() {
     let log = capture.0.lock().unwrap().clone();
     assert!(log.contains("put an AuthLayer outside"), "{log}");
     assert!(log.contains("credential_invalid"), "the log was captured");
+    // What a store has to say is for the operator, and for nobody else.
+    assert!(log.contains("connection refused"), "{log}");
+    assert!(!seen.contains("connection refused"), "{seen}");
     assert!(
         panics.lock().unwrap().contains("policy panics"),
         "the panics were captured"
