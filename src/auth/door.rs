@@ -199,7 +199,11 @@ impl<A: Authenticate> Check for Auth<A> {
         }
         let Some(identity) = identity else {
             parts.extensions.remove::<Identity>();
-            parts.extensions.insert(Anonymous { preflight });
+            parts.extensions.insert(Anonymous {
+                preflight,
+                realm: Arc::clone(door.voice.realm()),
+                request_id: stamp.request_id.clone(),
+            });
             return Ok(stamp);
         };
         if !is_proved(&identity, &parts.extensions) {

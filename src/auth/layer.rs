@@ -207,7 +207,7 @@ impl<A: Authenticate> AuthLayer<A> {
     /// Where `realm` panics.
     pub fn try_realm(self, realm: &str) -> Result<Self, ConfigError> {
         let realm = quotable(realm)?;
-        Ok(self.set(|door| door.voice.set(|settings| settings.realm = realm)))
+        Ok(self.set(|door| door.voice.set(|settings| settings.realm = realm.into())))
     }
 
     /// Sets the `resource_metadata` of the challenges (RFC 9728 §5.1): where clients
