@@ -31,5 +31,7 @@ mod servers;
 mod support;
 mod throttle;
 mod tidy;
+#[cfg(feature = "tonic-tls")]
+mod tls;
 mod tokens;
 mod transport;
