@@ -55,3 +55,5 @@ pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
 
 pub(crate) use api_keys::{Look, Shared};
 pub(crate) use format::{has_shape, is_head, parse};
+#[cfg(test)]
+pub(crate) use pepper::MACS;

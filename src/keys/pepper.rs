@@ -224,9 +224,17 @@ fn prepare(secret: &[u8]) -> Result<Hmac<Sha256>, ConfigError> {
 }
 
 fn mac(pepper: &Hmac<Sha256>, key: &[u8]) -> KeyMac {
+    #[cfg(test)]
+    MACS.set(MACS.get() + 1);
     let mut mac = pepper.clone();
     mac.update(key);
     KeyMac(mac.finalize().into_bytes().into())
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many were computed on this thread.
+    pub(crate) static MACS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(test)]
