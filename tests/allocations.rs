@@ -14,8 +14,9 @@ use std::task::{Context, Poll, Waker};
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use http_body_util::Empty;
+use tollgate::auth::Source;
 use tollgate::keys::{Cached, MemoryKeys, NewKey};
 use tollgate::testing::TestIssuer;
 use tollgate::{ApiKeys, AuthLayer, Jwt, RequireLayer, scope};
@@ -95,6 +96,42 @@ async fn a_key_in_a_cache_allocates_no_more_than_one_in_memory() {
     let in_cache = AuthLayer::new(cached(store)).layer(Inner);
     in_cache.clone().oneshot(request.clone()).await.unwrap();
     assert!(allocations(&in_cache, &request) <= allocations(&in_memory, &request));
+}
+
+/// Row A8: however long a credential is, no copy is made of what is over the cap.
+#[tokio::test]
+async fn what_is_too_long_is_not_copied() {
+    let sources = [
+        Source::authorization(),
+        Source::header(HeaderName::from_static("x-api-key")),
+        Source::query("key"),
+        Source::cookie("key"),
+        Source::websocket_protocol("key."),
+    ];
+    let service = AuthLayer::new(keys_over(MemoryKeys::new()))
+        .sources(sources)
+        .layer(Inner);
+    let long = ".".repeat(60_000);
+    let mut in_query = with("x-other", "");
+    *in_query.uri_mut() = format!("/?key={long}").parse().unwrap();
+    for request in [
+        in_query,
+        with("authorization", format!("Bearer {long}")),
+        with("x-api-key", &long),
+        with("cookie", format!("key={long}")),
+        with("sec-websocket-protocol", format!("key.{long}")),
+    ] {
+        let mut statuses = Vec::with_capacity(1);
+        let counted = measure(|| {
+            let mut call = pin!(service.clone().oneshot(request));
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Ok(response)) = call.as_mut().poll(&mut cx) {
+                statuses.push(response.status());
+            }
+        });
+        assert_eq!(statuses, [400]);
+        assert!(counted.bytes_max < 8 * 1024, "{counted:?}");
+    }
 }
 
 #[tokio::test]
