@@ -189,6 +189,67 @@ async fn a_rule_for_the_rest_holds_for_all_that_is_nested_there() {
     }
 }
 
+/// What the router would take for the same, or for another path, the rules refuse.
+#[tokio::test]
+async fn no_spelling_reaches_a_handler_of_axum_past_its_rule() {
+    let handler = axum::routing::any(|| async { "reached" });
+    let router = axum::Router::new()
+        .route("/orders/{id}", handler.clone())
+        .route("/admin/{*rest}", handler.clone())
+        .route("/Users/{id}", handler.clone())
+        .fallback(handler)
+        .layer(RequireLayer::new(rules().otherwise(authenticated())));
+    let ask = async |path: &str| {
+        let request = Request::get(path).extension(caller("orders:read", &[]));
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        send(&router, request).await.status.as_u16()
+    };
+    assert_eq!(ask("/orders/7").await, 200);
+    assert_eq!(ask("/orders/%37").await, 200, "the same parameter");
+    assert_eq!(ask("/else").await, 200);
+    for path in [
+        "/%6Frders/7",
+        "/Orders/7",
+        "/orders/7/",
+        "//orders/7",
+        "/orders//7",
+        "/orders/./7",
+        "/orders/%2e/7",
+        "/else/../admin/x",
+        "/else/%2E%2e/admin/x",
+        "/admin%2fx",
+        "/admin%5Cx",
+        "/%61dmin/x",
+        "/%2561dmin/x",
+        "/ADMIN/x",
+        "/admin/",
+        "/admin",
+        "/users/1",
+    ] {
+        assert_eq!(ask(path).await, 403, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn rules_that_are_added_before_a_router_is_nested_see_the_path_without_its_prefix() {
+    let nested = |route: &str| {
+        let rules = Rules::new().route(route, authenticated());
+        let inner = axum::Router::new()
+            .route("/orders/{id}", axum::routing::get(|| async { "reached" }))
+            .layer(RequireLayer::new(rules));
+        axum::Router::new().nest("/api", inner)
+    };
+    for (route, status) in [("/orders/{id}", 200), ("/api/orders/{id}", 403)] {
+        let request = Request::get("/api/orders/7").extension(caller("", &[]));
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        assert_eq!(
+            send(&nested(route), request).await.status,
+            status,
+            "{route}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn the_beginning_of_the_rest_may_have_a_rule_of_its_own_wherever_it_is_declared() {
     let rest = |rules: Rules| rules.route("/admin/*", role("admin"));
