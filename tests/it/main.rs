@@ -19,6 +19,7 @@ mod leaks;
 mod lifecycle;
 mod on_axum;
 mod paper;
+mod printed;
 mod refusals;
 mod regressions;
 mod remote_keys;
