@@ -389,7 +389,7 @@ async fn a_preflight_takes_no_credential_inside() {
 }
 
 #[tokio::test]
-async fn a_credential_in_a_larger_text_is_measured_before_it_is_copied() {
+async fn a_credential_in_a_larger_text_is_held_to_the_cap() {
     let (keys, key) = keys().await;
     let long = format!("{key}{}", "x".repeat(40));
     let sources = || {
