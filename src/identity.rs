@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock, Weak};
 
 use serde::de::DeserializeOwned;
@@ -29,7 +30,7 @@ pub struct Identity {
     /// did not come through one.
     pub(crate) scheme: Option<Scheme>,
     /// The mark of the place that a door has taken the credential out of.
-    pub(crate) emptied: Option<u64>,
+    pub(crate) emptied: Option<NonZeroU64>,
     /// When the request was judged.
     pub(crate) judged_at: Timestamp,
 }
@@ -270,7 +271,7 @@ impl Identity {
     pub(crate) fn shown(
         mut self,
         scheme: Scheme,
-        emptied: Option<u64>,
+        emptied: Option<NonZeroU64>,
         judged_at: Timestamp,
     ) -> Self {
         self.scheme = Some(scheme);

@@ -1,6 +1,7 @@
 //! The door: what an [`AuthLayer`](crate::AuthLayer) makes of a request.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub(crate) struct Door<A> {
     /// By source: the field that answers vary by.
     pub(crate) varies_by: Vec<Option<HeaderValue>>,
     /// By source: what tells it apart from others.
-    pub(crate) marks: Vec<u64>,
+    pub(crate) marks: Vec<NonZeroU64>,
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
@@ -313,7 +314,7 @@ fn is_preflight(parts: &Parts) -> bool {
 
 /// The mistake that explains why there is no credential, if it is one: a door outside has
 /// taken it out of a place that this one reads too.
-fn nested(parts: &Parts, marks: &[u64]) -> Option<Rejection> {
+fn nested(parts: &Parts, marks: &[NonZeroU64]) -> Option<Rejection> {
     let emptied = parts.extensions.get::<Identity>()?.emptied?;
     marks.contains(&emptied).then(|| {
         Rejection::misconfigured(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
@@ -167,13 +168,13 @@ impl Source {
     }
 
     /// What tells places apart, and is the same for the same place.
-    pub(super) fn mark(&self) -> u64 {
+    pub(super) fn mark(&self) -> NonZeroU64 {
         let mut hasher = DefaultHasher::new();
         format!("{self:?}").hash(&mut hasher);
         if let Place::Custom(source) = &self.0 {
             Arc::as_ptr(source).cast::<()>().hash(&mut hasher);
         }
-        hasher.finish()
+        NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
     }
 
     /// Takes out whatever stands there, or marks it if it is to be kept, without a look at
@@ -309,21 +310,19 @@ fn take_authorization(
         if names_known_scheme(rest) {
             return Err(ambiguous(Cause::CarrierRepeated));
         }
+        if rules.ignores(scheme) {
+            // It stays, and is a secret all the same.
+            clear_value(headers, &AUTHORIZATION, true);
+            return Ok(None);
+        }
         // RFC 9110 §11.4: a scheme is a token. What is none is a slip of whoever wrote it.
         if !scheme.iter().all(is_tchar) || !text.iter().all(|byte| matches!(byte, b' '..=b'~')) {
             return Err(malformed(Cause::NotToken68, Scheme::Bearer));
         }
-        if !rules.ignores(scheme) {
-            return Err(Rejection::new(
-                Reason::CredentialsMissing,
-                Cause::OtherScheme,
-            ));
-        }
-        // It stays, and is a secret all the same.
-        if let Some(kept) = headers.get_mut(AUTHORIZATION) {
-            kept.set_sensitive(true);
-        }
-        return Ok(None);
+        return Err(Rejection::new(
+            Reason::CredentialsMissing,
+            Cause::OtherScheme,
+        ));
     };
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     if spaces == 0 || spaces == rest.len() {
