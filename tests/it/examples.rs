@@ -36,7 +36,7 @@ impl Running {
             let line = line.unwrap();
             if let Some((name, key)) = line
                 .split_once('=')
-                .filter(|(name, _)| name.ends_with("_key") || name.ends_with("_token"))
+                .filter(|(name, _)| name.ends_with("key") || name.ends_with("token"))
             {
                 keys.insert(name.to_owned(), key.to_owned());
             } else if let Some(rest) = line.strip_prefix("listening on ") {
