@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock, Weak};
 
 use serde::de::DeserializeOwned;
@@ -30,7 +30,7 @@ pub struct Identity {
     /// did not come through one.
     pub(crate) scheme: Option<Scheme>,
     /// The mark of the place that a door has taken the credential out of.
-    pub(crate) emptied: Option<NonZeroU64>,
+    pub(crate) emptied: Option<NonZeroU32>,
     /// When the request was judged.
     pub(crate) judged_at: Timestamp,
 }
@@ -268,14 +268,8 @@ impl Identity {
         held.is_some_and(|held| std::ptr::addr_eq(held, Arc::as_ptr(watch)))
     }
 
-    pub(crate) fn shown(
-        mut self,
-        scheme: Scheme,
-        emptied: Option<NonZeroU64>,
-        judged_at: Timestamp,
-    ) -> Self {
+    pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
         self.scheme = Some(scheme);
-        self.emptied = emptied;
         self.judged_at = judged_at;
         self
     }

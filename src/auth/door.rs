@@ -1,12 +1,12 @@
 //! The door: what an [`AuthLayer`](crate::AuthLayer) makes of a request.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, ORIGIN, VARY};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, Entry, ORIGIN, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 
@@ -32,7 +32,7 @@ pub(crate) struct Door<A> {
     /// By source: the field that answers vary by.
     pub(crate) varies_by: Vec<Option<HeaderValue>>,
     /// By source: what tells it apart from others.
-    pub(crate) marks: Vec<NonZeroU64>,
+    pub(crate) marks: Vec<NonZeroU32>,
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
@@ -156,10 +156,9 @@ impl<A: Authenticate> Check for Auth<A> {
             source: Some(source),
             ..anonymous
         };
-        let emptied = (!door.rules.keep).then(|| door.marks[source]);
         let conclude = move |verdict: Result<Identity, Rejection>| match verdict {
             Ok(identity) => Ok(Shown {
-                identity: Some(identity.shown(scheme, emptied, now)),
+                identity: Some(identity.shown(scheme, now)),
                 ..pass
             }),
             Err(mut rejection) => {
@@ -198,7 +197,7 @@ impl<A: Authenticate> Check for Auth<A> {
         if let Some(reservation) = parts.extensions.remove::<Reservation>() {
             reservation.give_back();
         }
-        let Some(identity) = identity else {
+        let Some(mut identity) = identity else {
             parts.extensions.remove::<Identity>();
             parts.extensions.insert(Anonymous {
                 preflight,
@@ -231,6 +230,9 @@ impl<A: Authenticate> Check for Auth<A> {
                 .expires_at()
                 .filter(|end| end.since(identity.judged_at) <= window)
         });
+        identity.emptied = source
+            .filter(|_| !door.rules.keep)
+            .map(|source| door.marks[source]);
         // What an optional door outside has noted is not true any more.
         parts.extensions.remove::<Anonymous>();
         parts.extensions.insert(identity);
@@ -301,8 +303,15 @@ fn vary_by(headers: &mut HeaderMap, field: &HeaderValue) {
             name == b"*" || name.eq_ignore_ascii_case(field.as_bytes())
         })
     };
-    if !headers.get_all(VARY).iter().any(names_it) {
-        headers.append(VARY, field.clone());
+    match headers.entry(VARY) {
+        Entry::Occupied(mut lines) => {
+            if !lines.iter().any(names_it) {
+                lines.append(field.clone());
+            }
+        }
+        Entry::Vacant(place) => {
+            place.insert(field.clone());
+        }
     }
 }
 
@@ -314,7 +323,7 @@ fn is_preflight(parts: &Parts) -> bool {
 
 /// The mistake that explains why there is no credential, if it is one: a door outside has
 /// taken it out of a place that this one reads too.
-fn nested(parts: &Parts, marks: &[NonZeroU64]) -> Option<Rejection> {
+fn nested(parts: &Parts, marks: &[NonZeroU32]) -> Option<Rejection> {
     let emptied = parts.extensions.get::<Identity>()?.emptied?;
     marks.contains(&emptied).then(|| {
         Rejection::misconfigured(

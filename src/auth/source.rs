@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
@@ -168,13 +168,13 @@ impl Source {
     }
 
     /// What tells places apart, and is the same for the same place.
-    pub(super) fn mark(&self) -> NonZeroU64 {
+    pub(super) fn mark(&self) -> NonZeroU32 {
         let mut hasher = DefaultHasher::new();
         format!("{self:?}").hash(&mut hasher);
         if let Place::Custom(source) = &self.0 {
             Arc::as_ptr(source).cast::<()>().hash(&mut hasher);
         }
-        NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN)
+        NonZeroU32::new(hasher.finish() as u32).unwrap_or(NonZeroU32::MIN)
     }
 
     /// Takes out whatever stands there, or marks it if it is to be kept, without a look at

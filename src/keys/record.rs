@@ -136,11 +136,11 @@ impl KeyRecord {
     {
         let new = || self.new_identity(source, Arc::downgrade(watch) as Weak<dyn Watch>);
         let cached = self.identity.0.get_or_init(new);
-        if cached.is_watched_by(watch) && cached.principal().source() == source {
+        if cached.is_watched_by(watch) {
             return cached.clone();
         }
         // Several keys share the store, each with its own source and its own way to learn
-        // of an end; the first one is kept.
+        // of an end; the identity of the first ones is kept.
         new()
     }
 
