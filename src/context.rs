@@ -1,5 +1,7 @@
 //! What the gates tell each other through the extensions of a request.
 
+use std::sync::Arc;
+
 use http::Extensions;
 
 use crate::identity::Identity;
@@ -7,10 +9,20 @@ use crate::rejection::{Cause, Reason, Rejection};
 
 /// Stands in the extensions of a request that a door let through without a
 /// credential.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
+#[cfg_attr(
+    not(feature = "tonic"),
+    expect(
+        dead_code,
+        reason = "only a method of tonic answers in place of a door"
+    )
+)]
 pub(crate) struct Anonymous {
     /// It is a CORS preflight, which nobody can show a credential with.
     pub(crate) preflight: bool,
+    /// How the door would have refused it, for those who have to in its place.
+    pub(crate) realm: Arc<str>,
+    pub(crate) request_id: Option<Arc<str>>,
 }
 
 /// Whether a door let the request through as a CORS preflight.

@@ -150,6 +150,18 @@ mod tests {
         }
     }
 
+    /// What wipes itself says so by its type.
+    fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+
+    #[test]
+    fn a_copy_of_a_credential_is_wiped_when_it_is_dropped() {
+        let own = Credential::new(*b"s3cret-of-yours");
+        let Text::Own(text) = &own.text else {
+            panic!("it is a copy");
+        };
+        is_wiped(text);
+    }
+
     #[test]
     fn a_credential_does_not_print() {
         let header = HeaderValue::from_static("Bearer s3cret-of-yours");

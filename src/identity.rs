@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock, Weak};
 
 use serde::de::DeserializeOwned;
@@ -28,6 +29,8 @@ pub struct Identity {
     /// The scheme in which the credential was shown at a door; none if the identity
     /// did not come through one.
     pub(crate) scheme: Option<Scheme>,
+    /// The mark of the place that a door has taken the credential out of.
+    pub(crate) emptied: Option<NonZeroU32>,
     /// When the request was judged.
     pub(crate) judged_at: Timestamp,
 }
@@ -270,6 +273,13 @@ impl Identity {
         let mut bound = builder.build();
         (bound.scheme, bound.judged_at) = (self.scheme, self.judged_at);
         bound
+    }
+
+    /// Whether this is what knows how the credential stands. While the identity is there,
+    /// nothing else can be where it was.
+    pub(crate) fn is_watched_by<W>(&self, watch: &Arc<W>) -> bool {
+        let held = self.inner.watch.as_ref().map(Weak::as_ptr);
+        held.is_some_and(|held| std::ptr::addr_eq(held, Arc::as_ptr(watch)))
     }
 
     pub(crate) fn shown(mut self, scheme: Scheme, judged_at: Timestamp) -> Self {
@@ -523,6 +533,7 @@ impl IdentityBuilder {
                 certificate: self.certificate,
             }),
             scheme: None,
+            emptied: None,
             judged_at: Timestamp::EPOCH,
         }
     }

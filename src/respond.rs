@@ -28,14 +28,17 @@ use crate::rejection::{Reason, Rejection};
 use crate::scope::ScopeSet;
 
 /// The response header fields of this crate that a browser's script may want to
-/// read. Give them to the `Access-Control-Expose-Headers` of your CORS layer, and
-/// put that layer outside of `AuthLayer`, so that refusals get its fields too.
-pub const EXPOSED_HEADERS: [HeaderName; 5] = [
+/// read, those of gRPC-Web included. Give them to the `Access-Control-Expose-Headers` of
+/// your CORS layer, and put that layer outside of `AuthLayer`, so that refusals get its fields too.
+pub const EXPOSED_HEADERS: [HeaderName; 8] = [
     WWW_AUTHENTICATE,
     RETRY_AFTER,
     CREDENTIAL_EXPIRATION,
     RATELIMIT,
     RATELIMIT_POLICY,
+    grpc::GRPC_STATUS,
+    grpc::GRPC_MESSAGE,
+    grpc::GRPC_DETAILS,
 ];
 
 /// When the credential of the request ends, as an HTTP date: see
@@ -111,7 +114,7 @@ const MOST_NAMED: usize = 256;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) realm: Box<str>,
+    pub(crate) realm: Arc<str>,
     pub(crate) resource_metadata: Option<Box<str>>,
     pub(crate) advertised: ScopeSet,
     pub(crate) schemes: Vec<Scheme>,
@@ -161,8 +164,7 @@ impl Voice {
         *self = Self::new(self.settings.clone());
     }
 
-    #[cfg(feature = "tonic")]
-    pub(crate) fn realm(&self) -> &str {
+    pub(crate) fn realm(&self) -> &Arc<str> {
         &self.settings.realm
     }
 
@@ -234,7 +236,7 @@ impl Voice {
             return;
         };
         // A layer between that answers otherwise has made the answer its own.
-        if rejection.said || response.status() != rejection.wire_status() {
+        if rejection.said || !is_answered_by(response, rejection) {
             return;
         }
         if request_id.is_none() && self.has_nothing_to_add(rejection) {
@@ -452,9 +454,20 @@ const fn place(reason: Reason, scheme: Scheme) -> usize {
     reason.index() * Scheme::ALL.len() + scheme as usize
 }
 
+/// Whether the response still says what the rejection says.
+fn is_answered_by<B>(response: &Response<B>, rejection: &Rejection) -> bool {
+    let code = match rejection.dialect {
+        Dialect::Http => return response.status() == rejection.reason().status(),
+        Dialect::Grpc(_) => rejection.reason().grpc_code(),
+    };
+    let said = response.headers().get(grpc::GRPC_STATUS);
+    said.is_some_and(|said| *said == HeaderValue::from(code as u16))
+}
+
 /// A wait in the whole seconds of `Retry-After`: never shorter than it is, never 0.
 fn whole_seconds_up(wait: Duration) -> u64 {
-    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+    let begun = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(begun).max(1)
 }
 
 #[cfg(test)]
@@ -504,5 +517,6 @@ mod tests {
         assert_eq!(whole_seconds_up(Duration::ZERO), 1);
         assert_eq!(whole_seconds_up(Duration::from_millis(900)), 1);
         assert_eq!(whole_seconds_up(Duration::from_millis(1001)), 2);
+        assert_eq!(whole_seconds_up(Duration::MAX), u64::MAX);
     }
 }

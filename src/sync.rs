@@ -2,11 +2,10 @@
 //! interleavings is run (`RUSTFLAGS="--cfg tollgate_loom"`).
 
 #[cfg(tollgate_loom)]
-pub(crate) use loom::sync::{Mutex, MutexGuard};
+use loom::sync as from;
 #[cfg(not(tollgate_loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
+use std::sync as from;
 
-#[cfg(all(tollgate_loom, any(feature = "jwt", feature = "jwt-rust-crypto")))]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(all(not(tollgate_loom), any(feature = "jwt", feature = "jwt-rust-crypto")))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub(crate) use from::atomic::{AtomicU64, Ordering};
+pub(crate) use from::{Mutex, MutexGuard};

@@ -63,14 +63,14 @@ pub trait RequestExt: sealed::Sealed {
 
 impl<T> RequestExt for Request<T> {
     fn identity(&self) -> Result<&Identity, Status> {
-        caller(self.extensions(), "a method").map_err(Status::from)
+        caller(self.extensions(), "a method").map_err(|mistake| refuse(self, mistake))
     }
 
     fn optional_identity(&self) -> Result<Option<&Identity>, Status> {
         match caller(self.extensions(), "a method") {
             Ok(identity) => Ok(Some(identity)),
             Err(_) if self.extensions().get::<Anonymous>().is_some() => Ok(None),
-            Err(rejection) => Err(rejection.into()),
+            Err(rejection) => Err(refuse(self, rejection)),
         }
     }
 }
@@ -80,15 +80,28 @@ mod sealed {
     impl<T> Sealed for tonic::Request<T> {}
 }
 
-/// As a gate would have refused.
+/// As the door would have refused, if it has let the caller in without a credential.
+fn refuse<T>(request: &Request<T>, rejection: Rejection) -> Status {
+    let Some(door) = request.extensions().get::<Anonymous>() else {
+        return rejection.into();
+    };
+    let rejection = rejection.with_request_id(door.request_id.clone());
+    status(&rejection, &door.realm)
+}
+
+/// As a gate without a door would have refused: the domain of the details is `api`.
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        rejection.log();
-        let reason = rejection.reason();
-        let details = grpc::details(&rejection, Voice::standard().realm());
-        let code = Code::from_i32(reason.grpc_code() as i32);
-        Self::with_details(code, reason.detail(), Bytes::from(details))
+        status(&rejection, Voice::standard().realm())
     }
+}
+
+fn status(rejection: &Rejection, domain: &str) -> Status {
+    rejection.log();
+    let reason = rejection.reason();
+    let details = grpc::details(rejection, domain);
+    let code = Code::from_i32(reason.grpc_code() as i32);
+    Status::with_details(code, reason.detail(), Bytes::from(details))
 }
 
 impl<S: NamedService, C> NamedService for Gate<S, C> {

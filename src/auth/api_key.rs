@@ -12,8 +12,8 @@ use crate::clock::Timestamp;
 use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::keys::{
-    ApiKeys, EndCause, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look, Shared,
-    StoreError, has_shape, is_head, parse,
+    ApiKeys, EndCause, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look,
+    MacAlgorithm, Shared, StoreError, has_shape, is_head, parse,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
@@ -204,6 +204,7 @@ async fn renew<S: KeyStore>(
     let look = &shared.look;
     let mut renewed = KeyRecord::clone(&record);
     renewed.mac = look.peppers.mac(&key);
+    renewed.mac_alg = MacAlgorithm::HmacSha256;
     renewed.pepper_version = look.peppers.current_version();
     renewed.revision = record.revision.saturating_add(1);
     drop(key);
@@ -221,4 +222,55 @@ async fn renew<S: KeyStore>(
 
 fn invalid(cause: Cause) -> Rejection {
     Rejection::new(Reason::CredentialInvalid, cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{MACS, NewKey, Peppers};
+
+    /// How many MACs it takes to say no, and why it is said.
+    fn refusal(keys: &ApiKeys, key: &str) -> (u32, Cause) {
+        let before = MACS.get();
+        let credential = Credential::new(key.as_bytes());
+        let Answer::Mine(Pending::Ready(Err(rejection))) =
+            keys.authenticate(&credential, Timestamp::EPOCH)
+        else {
+            panic!("it is refused at once");
+        };
+        (MACS.get() - before, rejection.cause())
+    }
+
+    #[tokio::test]
+    async fn an_id_that_nobody_has_costs_the_same_mac_as_a_secret_that_is_wrong() {
+        let head = "tg_live";
+        let keys = ApiKeys::in_memory(Peppers::random());
+        let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let key = issued.key.expose();
+        let (other, _) = crate::keys::ApiKey::generate(head).unwrap();
+        // The id of one under the secret of the other, with the checksum that fits.
+        let id_end = head.len() + 1 + 12;
+        let text = format!(
+            "{}{}",
+            &key[..id_end],
+            &other.expose()[id_end..key.len() - 6]
+        );
+        let wrong = with_checksum(text);
+        assert_eq!(refusal(&keys, other.expose()), (1, Cause::KeyUnknown));
+        assert_eq!(refusal(&keys, &wrong), (1, Cause::KeySecret));
+        // What cannot be a key costs none.
+        let mistyped = format!("{}{}", &key[..key.len() - 1], '!');
+        assert_eq!(refusal(&keys, &mistyped).0, 0);
+    }
+
+    fn with_checksum(text: String) -> String {
+        const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        let mut checksum = crc32fast::hash(text.as_bytes());
+        let mut digits = [b'0'; 6];
+        for digit in digits.iter_mut().rev() {
+            *digit = DIGITS[checksum as usize % 62];
+            checksum /= 62;
+        }
+        text + str::from_utf8(&digits).unwrap()
+    }
 }

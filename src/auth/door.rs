@@ -1,11 +1,12 @@
 //! The door: what an [`AuthLayer`](crate::AuthLayer) makes of a request.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, ORIGIN, VARY};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, Entry, ORIGIN, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
 
@@ -30,6 +31,8 @@ pub(crate) struct Door<A> {
     pub(crate) sources: Vec<Source>,
     /// By source: the field that answers vary by.
     pub(crate) varies_by: Vec<Option<HeaderValue>>,
+    /// By source: what tells it apart from others.
+    pub(crate) marks: Vec<NonZeroU32>,
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
@@ -63,6 +66,7 @@ impl<A> Clone for Door<A> {
             authenticate: Arc::clone(&self.authenticate),
             sources: self.sources.clone(),
             varies_by: self.varies_by.clone(),
+            marks: self.marks.clone(),
             rules: self.rules.clone(),
             optional: self.optional,
             allow_preflight: self.allow_preflight,
@@ -126,6 +130,10 @@ impl<A: Authenticate> Check for Auth<A> {
             Pending::Ready(Err(rejection.with_request_id(request_id)))
         };
         if anonymous.preflight {
+            // Nobody judges what it carries, and nobody behind the door gets to see it.
+            for source in &door.sources {
+                source.clear(parts, &door.rules);
+            }
             return Ok(anonymous).into();
         }
         let found = take_one(parts, &door.sources, &door.rules, |text| {
@@ -133,7 +141,7 @@ impl<A: Authenticate> Check for Auth<A> {
         });
         let (credential, source) = match found {
             Ok(Some(found)) => found,
-            Ok(None) => match nested(parts) {
+            Ok(None) => match nested(parts, &door.marks) {
                 Some(mistake) => return refuse(mistake, anonymous.request_id),
                 None if door.optional => return Ok(anonymous).into(),
                 None => {
@@ -189,9 +197,13 @@ impl<A: Authenticate> Check for Auth<A> {
         if let Some(reservation) = parts.extensions.remove::<Reservation>() {
             reservation.give_back();
         }
-        let Some(identity) = identity else {
+        let Some(mut identity) = identity else {
             parts.extensions.remove::<Identity>();
-            parts.extensions.insert(Anonymous { preflight });
+            parts.extensions.insert(Anonymous {
+                preflight,
+                realm: Arc::clone(door.voice.realm()),
+                request_id: stamp.request_id.clone(),
+            });
             return Ok(stamp);
         };
         if !is_proved(&identity, &parts.extensions) {
@@ -218,6 +230,9 @@ impl<A: Authenticate> Check for Auth<A> {
                 .expires_at()
                 .filter(|end| end.since(identity.judged_at) <= window)
         });
+        identity.emptied = source
+            .filter(|_| !door.rules.keep)
+            .map(|source| door.marks[source]);
         // What an optional door outside has noted is not true any more.
         parts.extensions.remove::<Anonymous>();
         parts.extensions.insert(identity);
@@ -288,8 +303,15 @@ fn vary_by(headers: &mut HeaderMap, field: &HeaderValue) {
             name == b"*" || name.eq_ignore_ascii_case(field.as_bytes())
         })
     };
-    if !headers.get_all(VARY).iter().any(names_it) {
-        headers.append(VARY, field.clone());
+    match headers.entry(VARY) {
+        Entry::Occupied(mut lines) => {
+            if !lines.iter().any(names_it) {
+                lines.append(field.clone());
+            }
+        }
+        Entry::Vacant(place) => {
+            place.insert(field.clone());
+        }
     }
 }
 
@@ -299,11 +321,14 @@ fn is_preflight(parts: &Parts) -> bool {
         && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// The mistake that explains why there is no credential, if it is one.
-fn nested(parts: &Parts) -> Option<Rejection> {
-    parts.extensions.get::<Identity>()?.scheme?;
-    Some(Rejection::misconfigured(
-        "an AuthLayer stands inside another one, which has taken the credential out of the \
-         request: use one for all, or keep_credential() on the outer one",
-    ))
+/// The mistake that explains why there is no credential, if it is one: a door outside has
+/// taken it out of a place that this one reads too.
+fn nested(parts: &Parts, marks: &[NonZeroU32]) -> Option<Rejection> {
+    let emptied = parts.extensions.get::<Identity>()?.emptied?;
+    marks.contains(&emptied).then(|| {
+        Rejection::misconfigured(
+            "an AuthLayer stands inside another one, which has taken the credential out of the \
+             request: use one for all, or keep_credential() on the outer one",
+        )
+    })
 }

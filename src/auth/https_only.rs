@@ -55,6 +55,7 @@ use crate::auth::authenticate::Authenticate;
 use crate::auth::failures::Failures;
 use crate::auth::source::{Source, TakeRules, take_one};
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::{ConfigError, literal};
 use crate::credential::{Credential, Scheme};
 use crate::gate::{Check, Gate};
 use crate::keys::{ApiKeys, KeyStore};
@@ -151,7 +152,21 @@ impl HttpsOnlyLayer {
     #[must_use]
     #[track_caller]
     pub fn burn<S: KeyStore>(self, keys: ApiKeys<S>, per_minute: u32) -> Self {
-        assert!(per_minute > 0, "a budget of nothing burns nothing");
+        literal(self.try_burn(keys, per_minute))
+    }
+
+    /// As [`HttpsOnlyLayer::burn`], for a budget from configuration.
+    ///
+    /// # Errors
+    /// Where `burn` panics.
+    pub fn try_burn<S: KeyStore>(
+        self,
+        keys: ApiKeys<S>,
+        per_minute: u32,
+    ) -> Result<Self, ConfigError> {
+        if per_minute == 0 {
+            return Err(ConfigError::new("a budget of nothing burns nothing"));
+        }
         let rate = Rate::new(per_minute, Duration::from_secs(60), per_minute);
         let claimed = keys.clone();
         let burn = Burn {
@@ -167,7 +182,7 @@ impl HttpsOnlyLayer {
                 runtime.spawn(async move { keys.burn(credential.expose(), now).await });
             }),
         };
-        self.set(|rule| rule.burn = Some(Arc::new(burn)))
+        Ok(self.set(|rule| rule.burn = Some(Arc::new(burn))))
     }
 
     /// Restyles the body of refusals.

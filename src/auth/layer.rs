@@ -41,6 +41,7 @@ impl<A: Authenticate> AuthLayer<A> {
             authenticate: Arc::new(authenticate),
             sources: Vec::new(),
             varies_by: Vec::new(),
+            marks: Vec::new(),
             rules: TakeRules {
                 keep: false,
                 max_len: 8 * 1024,
@@ -64,24 +65,40 @@ impl<A: Authenticate> AuthLayer<A> {
 
     /// Sets where credentials may stand, in the order in which they are looked for. A
     /// request with credentials in two of them is refused.
+    ///
+    /// # Panics
+    /// If there is none.
     #[must_use]
     #[track_caller]
     pub fn sources(self, sources: impl IntoIterator<Item = Source>) -> Self {
+        literal(self.try_sources(sources))
+    }
+
+    /// As [`AuthLayer::sources`], for sources from configuration.
+    ///
+    /// # Errors
+    /// Where `sources` panics.
+    pub fn try_sources(
+        self,
+        sources: impl IntoIterator<Item = Source>,
+    ) -> Result<Self, ConfigError> {
         let sources: Vec<_> = sources.into_iter().collect();
-        assert!(
-            !sources.is_empty(),
-            "a credential must be allowed to stand somewhere"
-        );
-        self.set(|door| {
+        if sources.is_empty() {
+            return Err(ConfigError::new(
+                "a credential must be allowed to stand somewhere",
+            ));
+        }
+        Ok(self.set(|door| {
             door.sources = sources;
             door.varies_by = door.sources.iter().map(Source::varies_by).collect();
+            door.marks = door.sources.iter().map(Source::mark).collect();
             let mut schemes = door.rules.schemes.clone();
             let is_in_authorization = door.sources.iter().any(Source::is_authorization);
             if !is_in_authorization && schemes.contains(&Scheme::ApiKey) {
                 schemes = vec![Scheme::ApiKey];
             }
             door.voice.set(|settings| settings.schemes = schemes);
-        })
+        }))
     }
 
     /// Lets requests without a credential pass as anonymous: no [`Identity`](crate::Identity) is put
@@ -108,16 +125,26 @@ impl<A: Authenticate> AuthLayer<A> {
     #[must_use]
     #[track_caller]
     pub fn ignore_schemes<'a>(self, schemes: impl IntoIterator<Item = &'a str>) -> Self {
+        literal(self.try_ignore_schemes(schemes))
+    }
+
+    /// As [`AuthLayer::ignore_schemes`], for schemes from configuration.
+    ///
+    /// # Errors
+    /// Where `ignore_schemes` panics.
+    pub fn try_ignore_schemes<'a>(
+        self,
+        schemes: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, ConfigError> {
         let schemes: Vec<Box<str>> = schemes.into_iter().map(Into::into).collect();
         let accepted = |name: &str| {
             let mut all = Scheme::ALL.iter();
             all.any(|scheme| scheme.as_str().eq_ignore_ascii_case(name))
         };
-        assert!(
-            !schemes.iter().any(|name| accepted(name)),
-            "a scheme cannot be accepted and ignored"
-        );
-        self.set(|door| door.rules.ignored_schemes = schemes)
+        if schemes.iter().any(|name| accepted(name)) {
+            return Err(ConfigError::new("a scheme cannot be accepted and ignored"));
+        }
+        Ok(self.set(|door| door.rules.ignored_schemes = schemes))
     }
 
     /// Sets how many bytes a credential may have: 8 KiB unless set. What is longer is
@@ -128,7 +155,8 @@ impl<A: Authenticate> AuthLayer<A> {
     }
 
     /// Lets CORS preflights pass as anonymous: `OPTIONS` with `Origin` and
-    /// `Access-Control-Request-Method`. Not needed with a CORS layer outside.
+    /// `Access-Control-Request-Method`. A credential in one is taken out and not judged.
+    /// Not needed with a CORS layer outside.
     #[must_use]
     pub fn allow_preflight(self) -> Self {
         self.set(|door| door.allow_preflight = true)
@@ -179,7 +207,7 @@ impl<A: Authenticate> AuthLayer<A> {
     /// Where `realm` panics.
     pub fn try_realm(self, realm: &str) -> Result<Self, ConfigError> {
         let realm = quotable(realm)?;
-        Ok(self.set(|door| door.voice.set(|settings| settings.realm = realm)))
+        Ok(self.set(|door| door.voice.set(|settings| settings.realm = realm.into())))
     }
 
     /// Sets the `resource_metadata` of the challenges (RFC 9728 §5.1): where clients

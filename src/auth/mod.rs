@@ -72,6 +72,10 @@
 //! - Shared caches keep off an answer to `Authorization` (RFC 9111 §3.5), but know
 //!   nothing of other carriers: answers to those get `Vary` and, unless the handler
 //!   set its own, `Cache-Control: private`.
+//! - What a handler has set stays: its `WWW-Authenticate`, its `Cache-Control`, and the rest.
+//!   `Vary` is added to, and `Credential-Expiration` is replaced where it is told. Where a
+//!   gate behind this one has refused, the door says it in its place: the fields of a
+//!   refusal are replaced, what layers between have added to them stays.
 //!
 //! # Cost
 //! One look-up of each configured header field, one extension, and what the
@@ -80,6 +84,7 @@
 mod api_key;
 mod authenticate;
 mod certificate;
+mod cookie;
 mod door;
 mod failures;
 pub mod https_only;

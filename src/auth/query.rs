@@ -4,10 +4,11 @@ use http::Uri;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
 
-use crate::auth::source::{Source, TakeRules, ambiguous, malformed};
-use crate::credential::{Credential, Scheme};
-use crate::rejection::{Cause, Rejection};
+use crate::auth::source::{Source, TakeRules, only};
+use crate::credential::Credential;
+use crate::rejection::Rejection;
 
 /// Takes the one value of a parameter, and cuts it out of the URI.
 pub(super) fn take_query(
@@ -18,31 +19,30 @@ pub(super) fn take_query(
     let Some(query) = parts.uri.query() else {
         return Ok(None);
     };
-    let mut found = parameters(query).filter(|(_, name, _)| *name == wanted);
-    let Some((parameter, _, value)) = found.next() else {
+    let found = parameters(query).filter(|(_, name, _)| *name == wanted);
+    let Some((.., value)) = only(found)? else {
         return Ok(None);
     };
-    if found.next().is_some() {
-        return Err(ambiguous(Cause::CarrierRepeated));
+    let credential = rules.copy(value.as_bytes())?;
+    clear_query(parts, wanted, rules);
+    Ok(Some(credential))
+}
+
+/// Cuts all values of a parameter out of the URI, unless they are to be kept.
+pub(super) fn clear_query(parts: &mut Parts, wanted: &str, rules: &TakeRules) {
+    let Some(query) = parts.uri.query() else {
+        return;
+    };
+    if rules.keep || !parameters(query).any(|(_, name, _)| name == wanted) {
+        return;
     }
-    if value.is_empty() {
-        return Err(malformed(Cause::EmptyCarrier, Scheme::ApiKey));
-    }
-    let credential = Credential::new(value.as_bytes());
-    if rules.keep {
-        return Ok(Some(credential));
-    }
-    let rest: Vec<&str> = parameters(query)
-        .map(|(text, ..)| text)
-        .filter(|text| !std::ptr::eq(*text, parameter))
-        .collect();
+    let others = parameters(query).filter(|(_, name, _)| *name != wanted);
+    let rest: Vec<&str> = others.map(|(text, ..)| text).collect();
     let redacted = with_query(&parts.uri, &rest.join("&"));
-    drop(found);
     // The axum router keeps a copy of the URI beside the request.
     #[cfg(feature = "axum")]
     crate::axum::redact_uri(&mut parts.extensions, &redacted);
     parts.uri = redacted;
-    Ok(Some(credential))
 }
 
 /// Whether a query has a credential in it, in other parameters than those that it may
@@ -67,9 +67,17 @@ pub(super) fn has_credential(
         if parameter.len() < SHORTEST_CREDENTIAL {
             return false;
         }
-        let decoded: Vec<u8> = percent_decode_str(parameter).collect();
-        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-        decoded.split(|byte| !is_part(byte)).any(&claims)
+        let has_one = |text: &[u8]| {
+            let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+            text.split(|byte| !is_part(byte)).any(&claims)
+        };
+        if !parameter.contains('%') {
+            return has_one(parameter.as_bytes());
+        }
+        // No longer than what is decoded, so it never moves and leaves a copy behind.
+        let mut decoded = Zeroizing::new(Vec::with_capacity(parameter.len()));
+        decoded.extend(percent_decode_str(parameter));
+        has_one(&decoded)
     })
 }
 

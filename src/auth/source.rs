@@ -1,13 +1,16 @@
 //! Where a credential may stand in a request, and how it is taken out of it.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
+use http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::auth::query::{has_credential, take_query};
+use crate::auth::cookie::{clear_cookie, take_cookie};
+use crate::auth::query::{clear_query, has_credential, take_query};
 use crate::auth::websocket::WebSocketProtocol;
 use crate::config::{ConfigError, literal};
 use crate::credential::{Credential, Scheme, is_token68};
@@ -43,6 +46,7 @@ enum Place {
     Header(HeaderName),
     Query(Box<str>),
     Cookie(Box<str>),
+    WebSocket(WebSocketProtocol),
     Custom(Arc<dyn CredentialSource>),
 }
 
@@ -126,7 +130,7 @@ impl Source {
     /// # Errors
     /// Where `websocket_protocol` panics.
     pub fn try_websocket_protocol(prefix: &str) -> Result<Self, ConfigError> {
-        WebSocketProtocol::new(prefix).map(Self::custom)
+        WebSocketProtocol::new(prefix).map(|protocol| Self(Place::WebSocket(protocol)))
     }
 
     /// A place of your own.
@@ -152,7 +156,8 @@ impl Source {
     pub(crate) fn varies_by(&self) -> Option<HeaderValue> {
         match &self.0 {
             Place::Header(name) => Some(HeaderValue::from(name.clone())),
-            Place::Cookie(_) => Some(HeaderValue::from_static("cookie")),
+            Place::Cookie(_) => Some(HeaderValue::from(COOKIE)),
+            Place::WebSocket(_) => Some(HeaderValue::from(SEC_WEBSOCKET_PROTOCOL)),
             Place::Custom(source) => source.varies_by().map(HeaderValue::from),
             Place::Authorization | Place::Query(_) => None,
         }
@@ -162,12 +167,36 @@ impl Source {
         matches!(&self.0, Place::Query(name) if **name == *parameter)
     }
 
+    /// What tells places apart, and is the same for the same place.
+    pub(super) fn mark(&self) -> NonZeroU32 {
+        let mut hasher = DefaultHasher::new();
+        format!("{self:?}").hash(&mut hasher);
+        if let Place::Custom(source) = &self.0 {
+            Arc::as_ptr(source).cast::<()>().hash(&mut hasher);
+        }
+        NonZeroU32::new(hasher.finish() as u32).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// Takes out whatever stands there, or marks it if it is to be kept, without a look at
+    /// what it is.
+    pub(super) fn clear(&self, parts: &mut Parts, rules: &TakeRules) {
+        match &self.0 {
+            Place::Authorization => clear_authorization(&mut parts.headers, rules),
+            Place::Header(name) => clear_field(&mut parts.headers, name, rules),
+            Place::Query(name) => clear_query(parts, name, rules),
+            Place::Cookie(name) => clear_cookie(&mut parts.headers, name, rules),
+            Place::WebSocket(protocol) => protocol.clear(&mut parts.headers, rules),
+            Place::Custom(source) => drop(source.take(parts)),
+        }
+    }
+
     fn take(&self, parts: &mut Parts, rules: &TakeRules) -> Result<Option<Credential>, Rejection> {
         match &self.0 {
             Place::Authorization => take_authorization(&mut parts.headers, rules),
             Place::Header(name) => take_header(&mut parts.headers, name, rules),
             Place::Query(name) => take_query(parts, name, rules),
             Place::Cookie(name) => take_cookie(parts, name, rules),
+            Place::WebSocket(protocol) => protocol.take(&mut parts.headers, rules),
             Place::Custom(source) => source.take(parts),
         }
     }
@@ -180,6 +209,7 @@ impl fmt::Debug for Source {
             Place::Header(name) => write!(f, "header {name}"),
             Place::Query(name) => write!(f, "query {name}"),
             Place::Cookie(name) => write!(f, "cookie {name}"),
+            Place::WebSocket(protocol) => write!(f, "{protocol:?}"),
             Place::Custom(_) => f.write_str("custom"),
         }
     }
@@ -193,6 +223,24 @@ pub(crate) struct TakeRules {
     pub(crate) ignored_schemes: Vec<Box<str>>,
     /// Those that are accepted in `Authorization`.
     pub(crate) schemes: Vec<Scheme>,
+}
+
+impl TakeRules {
+    /// A credential that is part of something larger, copied out of it.
+    pub(super) fn copy(&self, text: &[u8]) -> Result<Credential, Rejection> {
+        if text.is_empty() {
+            return Err(malformed(Cause::EmptyCarrier, Scheme::ApiKey));
+        }
+        if text.len() > self.max_len {
+            return Err(malformed(Cause::TooLong, Scheme::ApiKey));
+        }
+        Ok(Credential::new(text))
+    }
+
+    fn ignores(&self, scheme: &[u8]) -> bool {
+        let mut ignored = self.ignored_schemes.iter().map(|name| name.as_bytes());
+        ignored.any(|name| scheme.eq_ignore_ascii_case(name))
+    }
 }
 
 /// The one credential of a request, and the index of its source.
@@ -253,10 +301,7 @@ fn take_authorization(
         return Err(ambiguous(Cause::CarrierRepeated));
     }
     let text = value.as_bytes();
-    let end = text
-        .iter()
-        .position(|byte| matches!(byte, b' ' | b'\t' | b','));
-    let (scheme, rest) = text.split_at(end.unwrap_or(text.len()));
+    let (scheme, rest) = split_scheme(text);
     let accepted = known_scheme(scheme).filter(|scheme| rules.schemes.contains(scheme));
     let Some(scheme) = accepted else {
         if scheme.is_empty() {
@@ -265,18 +310,19 @@ fn take_authorization(
         if names_known_scheme(rest) {
             return Err(ambiguous(Cause::CarrierRepeated));
         }
-        let mut ignored = rules.ignored_schemes.iter().map(|name| name.as_bytes());
-        if !ignored.any(|name| scheme.eq_ignore_ascii_case(name)) {
-            return Err(Rejection::new(
-                Reason::CredentialsMissing,
-                Cause::OtherScheme,
-            ));
+        if rules.ignores(scheme) {
+            // It stays, and is a secret all the same.
+            clear_value(headers, &AUTHORIZATION, true);
+            return Ok(None);
         }
-        // It stays, and is a secret all the same.
-        if let Some(kept) = headers.get_mut(AUTHORIZATION) {
-            kept.set_sensitive(true);
+        // RFC 9110 §11.4: a scheme is a token. What is none is a slip of whoever wrote it.
+        if !scheme.iter().all(is_tchar) || !text.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(malformed(Cause::NotToken68, Scheme::Bearer));
         }
-        return Ok(None);
+        return Err(Rejection::new(
+            Reason::CredentialsMissing,
+            Cause::OtherScheme,
+        ));
     };
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
     if spaces == 0 || spaces == rest.len() {
@@ -332,71 +378,33 @@ fn take_value(
     Some(value)
 }
 
-fn take_cookie(
-    parts: &mut Parts,
-    wanted: &str,
-    rules: &TakeRules,
-) -> Result<Option<Credential>, Rejection> {
-    let lines: Vec<HeaderValue> = parts.headers.get_all(COOKIE).iter().cloned().collect();
-    let is_wanted = |cookie: &&[u8]| name_of_cookie(cookie) == wanted.as_bytes();
-    let mut found = lines.iter().flat_map(cookies).filter(is_wanted);
-    let Some(cookie) = found.next() else {
-        return Ok(None);
-    };
-    if found.next().is_some() {
-        return Err(ambiguous(Cause::CarrierRepeated));
-    }
-    let value = cookie.get(wanted.len() + 1..).unwrap_or_default();
-    if value.is_empty() {
-        return Err(malformed(Cause::EmptyCarrier, Scheme::ApiKey));
-    }
-    if is_cross_site(parts) {
-        return Err(Rejection::new(Reason::Forbidden, Cause::CrossSite));
-    }
-    let credential = Credential::new(value);
-    // The line that it stands in is written anew; the others stay as they are.
-    parts.headers.remove(COOKIE);
-    for mut line in lines.iter().cloned() {
-        if cookies(&line).any(|cookie| is_wanted(&cookie)) {
-            if rules.keep {
-                line.set_sensitive(true);
-            } else {
-                let others: Vec<&[u8]> = cookies(&line).filter(|each| !is_wanted(each)).collect();
-                let Ok(rest) = HeaderValue::from_bytes(&others.join(&b"; "[..])) else {
-                    continue;
-                };
-                line = rest;
-            }
-        }
-        if !line.is_empty() {
-            parts.headers.append(COOKIE, line);
-        }
-    }
-    Ok(Some(credential))
+fn clear_authorization(headers: &mut HeaderMap, rules: &TakeRules) {
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    let keep = rules.keep || lines.any(|line| rules.ignores(split_scheme(line.as_bytes()).0));
+    clear_value(headers, &AUTHORIZATION, keep);
 }
 
-/// Whether a browser says that another site made this request, and it could change
-/// something.
-fn is_cross_site(parts: &Parts) -> bool {
-    if [Method::GET, Method::HEAD, Method::OPTIONS].contains(&parts.method) {
-        return false;
+fn clear_field(headers: &mut HeaderMap, name: &HeaderName, rules: &TakeRules) {
+    clear_value(headers, name, rules.keep);
+}
+
+fn clear_value(headers: &mut HeaderMap, name: &HeaderName, keep: bool) {
+    if !keep {
+        headers.remove(name);
+    } else if let http::header::Entry::Occupied(mut lines) = headers.entry(name) {
+        lines.iter_mut().for_each(|line| line.set_sensitive(true));
     }
-    let field = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
-    if let Some(site) = field("sec-fetch-site") {
-        return !matches!(site, b"same-origin" | b"none");
-    }
-    let Some(origin) = field(ORIGIN.as_str()) else {
-        return false;
-    };
-    let authority = parts
-        .uri
-        .authority()
-        .map(|authority| authority.as_str().as_bytes());
-    let host = authority.or_else(|| field(HOST.as_str()));
-    let origin = [&b"https://"[..], b"http://"]
-        .iter()
-        .find_map(|scheme| origin.strip_prefix(*scheme));
-    origin.is_none() || origin != host
+}
+
+fn split_scheme(text: &[u8]) -> (&[u8], &[u8]) {
+    let mut bytes = text.iter();
+    let end = bytes.position(|byte| matches!(byte, b' ' | b'\t' | b','));
+    text.split_at(end.unwrap_or(text.len()))
+}
+
+/// RFC 9110 §5.6.2.
+fn is_tchar(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
 fn known_scheme(name: &[u8]) -> Option<Scheme> {
@@ -417,18 +425,6 @@ fn names_known_scheme(list: &[u8]) -> bool {
     })
 }
 
-/// The cookies of a line, each as it stands (RFC 6265 §4.2.1).
-fn cookies(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    let all = line.as_bytes().split(|byte| *byte == b';');
-    all.map(<[u8]>::trim_ascii)
-        .filter(|cookie| !cookie.is_empty())
-}
-
-fn name_of_cookie(cookie: &[u8]) -> &[u8] {
-    let end = cookie.iter().position(|byte| *byte == b'=');
-    &cookie[..end.unwrap_or(cookie.len())]
-}
-
 /// A name that means itself in a query and in a cookie.
 fn plain(name: &str) -> Result<Box<str>, ConfigError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -440,11 +436,20 @@ fn plain(name: &str) -> Result<Box<str>, ConfigError> {
     )))
 }
 
-pub(super) fn ambiguous(cause: Cause) -> Rejection {
+/// The one of these, if there is one.
+pub(super) fn only<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, Rejection> {
+    let first = found.next();
+    match found.next() {
+        None => Ok(first),
+        Some(_) => Err(ambiguous(Cause::CarrierRepeated)),
+    }
+}
+
+fn ambiguous(cause: Cause) -> Rejection {
     Rejection::new(Reason::CredentialsAmbiguous, cause)
 }
 
-pub(super) fn malformed(cause: Cause, scheme: Scheme) -> Rejection {
+fn malformed(cause: Cause, scheme: Scheme) -> Rejection {
     let mut rejection = Rejection::new(Reason::RequestMalformed, cause);
     rejection.scheme = Some(scheme);
     rejection

@@ -64,6 +64,7 @@ use tower_layer::Layer;
 use crate::auth::failures::Failures;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock};
+use crate::config::{ConfigError, literal};
 use crate::gate::{Check, Gate, Stamp};
 use crate::limit::gcra::Rate;
 use crate::network::ClientNetwork;
@@ -102,10 +103,15 @@ impl ThrottleLayer {
     #[must_use]
     #[track_caller]
     pub fn failures_per_minute(count: u32) -> Self {
-        assert!(
-            count > 0,
-            "a network must be allowed at least one failure a minute"
-        );
+        literal(Self::try_failures_per_minute(count))
+    }
+
+    /// As [`ThrottleLayer::failures_per_minute`], for a number from configuration.
+    ///
+    /// # Errors
+    /// Where `failures_per_minute` panics.
+    pub fn try_failures_per_minute(count: u32) -> Result<Self, ConfigError> {
+        let count = at_least_one(count)?;
         let settings = Settings {
             per_minute: count,
             burst: count,
@@ -117,10 +123,10 @@ impl ThrottleLayer {
             clock: Arc::new(SystemClock),
             voice: Voice::default(),
         };
-        Self {
+        Ok(Self {
             settings,
             throttle: Arc::new(throttle),
-        }
+        })
     }
 
     /// Lets a network fail so often at once. It is also how many requests of a network
@@ -130,13 +136,17 @@ impl ThrottleLayer {
     /// If it is zero.
     #[must_use]
     #[track_caller]
-    pub fn burst(mut self, count: u32) -> Self {
-        assert!(
-            count > 0,
-            "a network must be allowed at least one failure at once"
-        );
-        self.settings.burst = count;
-        self.rebuild()
+    pub fn burst(self, count: u32) -> Self {
+        literal(self.try_burst(count))
+    }
+
+    /// As [`ThrottleLayer::burst`], for a number from configuration.
+    ///
+    /// # Errors
+    /// Where `burst` panics.
+    pub fn try_burst(mut self, count: u32) -> Result<Self, ConfigError> {
+        self.settings.burst = at_least_one(count)?;
+        Ok(self.rebuild())
     }
 
     /// Sets how many networks are remembered, at the least.
@@ -183,6 +193,15 @@ impl ThrottleLayer {
         change(Arc::make_mut(&mut self.throttle));
         self
     }
+}
+
+fn at_least_one(count: u32) -> Result<u32, ConfigError> {
+    if count > 0 {
+        return Ok(count);
+    }
+    Err(ConfigError::new(
+        "a network must be allowed at least one failure",
+    ))
 }
 
 impl Settings {

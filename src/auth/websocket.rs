@@ -1,18 +1,18 @@
 //! Credentials of browsers that open a WebSocket: their API can set no header field but
 //! `Sec-WebSocket-Protocol`.
 
-use http::HeaderMap;
-use http::HeaderValue;
-use http::header::SEC_WEBSOCKET_PROTOCOL;
-use http::request::Parts;
+use std::fmt;
 
-use crate::auth::source::CredentialSource;
+use http::header::{Entry, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderValue};
+
+use crate::auth::source::{TakeRules, only};
 use crate::config::ConfigError;
 use crate::credential::Credential;
-use crate::rejection::{Cause, Reason, Rejection};
+use crate::rejection::Rejection;
 
 /// The entry of `Sec-WebSocket-Protocol` (RFC 6455 §11.3.4) that starts with a prefix.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct WebSocketProtocol {
     prefix: Box<str>,
 }
@@ -29,32 +29,49 @@ impl WebSocketProtocol {
         let prefix = prefix.into();
         Ok(Self { prefix })
     }
+
+    pub(super) fn take(
+        &self,
+        headers: &mut HeaderMap,
+        rules: &TakeRules,
+    ) -> Result<Option<Credential>, Rejection> {
+        let found = entries(headers).filter_map(|entry| self.marked(entry));
+        let Some(text) = only(found)? else {
+            return Ok(None);
+        };
+        let credential = rules.copy(text)?;
+        self.clear(headers, rules);
+        Ok(Some(credential))
+    }
+
+    /// Cuts all entries out that start with the prefix.
+    pub(super) fn clear(&self, headers: &mut HeaderMap, rules: &TakeRules) {
+        if !entries(headers).any(|entry| self.marked(entry).is_some()) {
+            return;
+        }
+        if rules.keep {
+            if let Entry::Occupied(mut lines) = headers.entry(SEC_WEBSOCKET_PROTOCOL) {
+                lines.iter_mut().for_each(|line| line.set_sensitive(true));
+            }
+            return;
+        }
+        let others = entries(headers).filter(|entry| self.marked(entry).is_none());
+        let others: Vec<&[u8]> = others.collect();
+        match HeaderValue::from_bytes(&others.join(&b", "[..])) {
+            Ok(rest) if !rest.is_empty() => headers.insert(SEC_WEBSOCKET_PROTOCOL, rest),
+            _ => headers.remove(SEC_WEBSOCKET_PROTOCOL),
+        };
+    }
+
+    /// What stands behind the prefix.
+    fn marked<'e>(&self, entry: &'e [u8]) -> Option<&'e [u8]> {
+        entry.strip_prefix(self.prefix.as_bytes())
+    }
 }
 
-impl CredentialSource for WebSocketProtocol {
-    fn take(&self, parts: &mut Parts) -> Result<Option<Credential>, Rejection> {
-        let (marked, others): (Vec<_>, Vec<_>) =
-            entries(&parts.headers).partition(|entry| entry.starts_with(self.prefix.as_bytes()));
-        let credential = match marked[..] {
-            [] => return Ok(None),
-            [one] => &one[self.prefix.len()..],
-            _ => {
-                return Err(refused(
-                    Reason::CredentialsAmbiguous,
-                    Cause::CarrierRepeated,
-                ));
-            }
-        };
-        if credential.is_empty() {
-            return Err(refused(Reason::RequestMalformed, Cause::EmptyCarrier));
-        }
-        let credential = Credential::new(credential);
-        let rest = HeaderValue::from_bytes(&others.join(&b", "[..]));
-        match rest {
-            Ok(rest) if !rest.is_empty() => parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, rest),
-            _ => parts.headers.remove(SEC_WEBSOCKET_PROTOCOL),
-        };
-        Ok(Some(credential))
+impl fmt::Debug for WebSocketProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "websocket protocol {}", self.prefix)
     }
 }
 
@@ -64,8 +81,4 @@ fn entries(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|entry| !entry.is_empty())
-}
-
-fn refused(reason: Reason, cause: Cause) -> Rejection {
-    Rejection::new(reason, cause)
 }

@@ -37,9 +37,10 @@
 //! whole router, with [`Rules`] by route, is refused before an inner limiter counts.
 //!
 //! # Cost
-//! Without a policy: with rules a look-up of the path, or two where it could be spelt
-//! otherwise; then a walk over the expression, linear in the caller's scopes. No
-//! allocation when the caller may pass.
+//! Without a policy: with rules a look-up of the path; then a walk over the expression,
+//! linear in the caller's scopes. No allocation when the caller may pass. A path that could
+//! be spelt otherwise, as those of gRPC, which have capitals, is looked up a second time,
+//! and allocated once for that.
 
 mod layer;
 mod path;

@@ -10,6 +10,9 @@ use std::fmt;
 
 use percent_encoding::percent_decode;
 
+/// How a pattern ends that stands for the rest of a path.
+pub(super) const REST: &str = "/{*rest}";
+
 /// What is known of the spelling of a path.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Spelling {
@@ -126,7 +129,7 @@ impl Route {
             let catch_all = *segment == "*" || name.is_some_and(|name| name.starts_with('*'));
             let (as_it_is, folded) = match name {
                 _ if catch_all && !is_last => return Err("`*` stands for the rest".into()),
-                _ if catch_all => ("{*rest}".to_owned(), "{*rest}".to_owned()),
+                _ if catch_all => (REST[1..].to_owned(), REST[1..].to_owned()),
                 Some(name) if name.is_empty() || name.contains(['{', '}']) => {
                     return Err("a parameter has a name and nothing else".into());
                 }
@@ -153,9 +156,14 @@ impl Route {
         })
     }
 
+    /// Whether it stands for the rest of a path.
+    pub(super) fn is_rest(&self) -> bool {
+        self.exact.ends_with(REST)
+    }
+
     /// A path that the pattern stands for.
     pub(super) fn example(&self) -> String {
-        let exact = self.exact.replace("{*rest}", "{p}");
+        let exact = self.exact.replace(REST, "/{p}");
         let segments = exact.split('/').map(|segment| {
             if segment.starts_with("{p") {
                 "-example-"

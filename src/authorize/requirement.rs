@@ -363,9 +363,24 @@ impl Hierarchy {
 
     /// A granted scope that ends in the separator and `*` grants all scopes that
     /// start with what stands before the `*`, however deep.
-    pub fn wildcards(mut self, separator: char) -> Self {
+    ///
+    /// # Panics
+    /// If the separator is `*`, or cannot stand in a scope.
+    #[track_caller]
+    pub fn wildcards(self, separator: char) -> Self {
+        literal(self.try_wildcards(separator))
+    }
+
+    /// As [`Hierarchy::wildcards`], for a separator from configuration.
+    ///
+    /// # Errors
+    /// Where `wildcards` panics.
+    pub fn try_wildcards(mut self, separator: char) -> Result<Self, ConfigError> {
+        if separator == '*' || !is_scope(separator.encode_utf8(&mut [0; 4])) {
+            return Err(ConfigError::new(format!("{separator:?} parts no scopes")));
+        }
         self.separator = Some(separator);
-        self
+        Ok(self)
     }
 
     /// The first scope grants the second, and whatever that grants.

@@ -1,13 +1,13 @@
 //! [`Rules`]: what each route of a server requires, in one place.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::{fmt, mem};
 
 use http::Method;
 use http::request::Parts;
 use matchit::Router;
 
-use crate::authorize::path::{Route, Spelling};
+use crate::authorize::path::{REST, Route, Spelling};
 use crate::authorize::requirement::{Hierarchy, Requirement};
 use crate::config::{ConfigError, literal};
 
@@ -28,15 +28,19 @@ use crate::config::{ConfigError, literal};
 /// ```
 ///
 /// A route is a method and a path, or a path for all methods. `{name}` stands for one
-/// segment, `*` or `{*name}` at the end for the rest. Of several rules that fit a path the
-/// most specific holds, as in axum: a literal segment before a parameter or the rest,
-/// which cannot both stand at the same place. A path that has rules for other methods only is refused. `HEAD` is
-/// `GET`, unless it has a rule of its own.
+/// segment, `*` or `{*name}` at the end for the rest, be it nothing: `/x/*` is for `/x/` and
+/// `/x` too, as what is nested in a router is, unless they have rules of their own. Of
+/// several rules that fit a path the most specific holds, as in axum: a literal segment
+/// before a parameter or the rest, which cannot both stand at the same place. A path that
+/// has rules for other methods only is refused. `HEAD` is `GET`, unless it has a rule of
+/// its own.
 ///
 /// # Public routes
 /// Behind a door that is [`optional`](crate::AuthLayer::optional), a caller without a
 /// credential gets as far as this, and passes where the rule is [`Rules::public`].
-/// Everywhere else they get 401, and the challenge names the scopes of the rule.
+/// Everywhere else they get 401, and the challenge names the scopes of the rule. A door that
+/// is not optional refuses them before any rule is read: its challenge names what
+/// [`AuthLayer::advertise`](crate::AuthLayer::advertise) says.
 ///
 /// # Spelling
 /// The rules see the path as it came, as axum and tonic do. No other spelling of a path
@@ -70,8 +74,16 @@ enum Access {
 #[derive(Clone, Default)]
 struct Table {
     router: Router<usize>,
-    nodes: HashMap<String, usize>,
-    rules: Vec<Vec<usize>>,
+    by_pattern: HashMap<String, usize>,
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone, Default)]
+struct Node {
+    rules: Vec<usize>,
+    /// Its rules are those of the rest of a path, of which this is the beginning.
+    is_lent: bool,
+    is_rest: bool,
 }
 
 /// What the rules say about a request.
@@ -149,7 +161,8 @@ impl Rules {
 
     /// Those of these routes that no rule is for, and for whom only
     /// [`otherwise`](Self::otherwise) would hold. A route without a method is one for
-    /// all methods. See [`testing::assert_covered`](crate::testing::assert_covered).
+    /// all methods, and one for the rest of a path needs a rule for the rest. See
+    /// [`testing::assert_covered`](crate::testing::assert_covered).
     ///
     /// # Panics
     /// If one of them is not a route.
@@ -164,18 +177,23 @@ impl Rules {
         for text in routes {
             let text = text.as_ref();
             let route = literal(parse(text));
-            let node = self.exact.at(&route.example());
-            let has_rule = node.is_some_and(|rules| match &route.method {
-                Some(method) => self.by_method(rules, method).is_some(),
-                None => rules
-                    .iter()
-                    .any(|rule| self.rules[*rule].route.method.is_none()),
-            });
+            let node = self.exact.node_at(&route.example());
+            let has_rule = node.is_some_and(|node| self.covers(node, &route));
             if !has_rule {
                 uncovered.push(text.to_owned());
             }
         }
         uncovered
+    }
+
+    fn covers(&self, node: &Node, route: &Route) -> bool {
+        let mut rules = node.rules.iter();
+        let has_rule = match &route.method {
+            Some(method) => self.by_method(&node.rules, method).is_some(),
+            None => rules.any(|rule| self.rules[*rule].route.method.is_none()),
+        };
+        // What is for one segment is not for the segments after it.
+        has_rule && (node.is_rest || !route.is_rest())
     }
 
     /// All rules, for people to read.
@@ -237,7 +255,7 @@ impl Rules {
         let refuse = |why: &str| ConfigError::new(format!("the rule {text:?} {why}"));
         let overlaps = |_| refuse("overlaps another one, and neither is more specific");
         let same_method = |table: &Table, path: &str| {
-            let mut rules = table.node(path).iter().copied();
+            let mut rules = table.own_rules(path).iter().copied();
             rules.find(|rule| self.rules[*rule].route.method == route.method)
         };
         if same_method(&self.exact, &route.exact).is_some() {
@@ -266,28 +284,60 @@ fn parse(text: &str) -> Result<Route, ConfigError> {
 
 impl Table {
     fn at(&self, path: &str) -> Option<&[usize]> {
-        let node = self.router.at(path).ok()?;
-        Some(&self.rules[*node.value])
+        self.node_at(path).map(|node| &node.rules[..])
     }
 
-    fn node(&self, pattern: &str) -> &[usize] {
-        let node = self.nodes.get(pattern);
-        node.map_or(&[], |node| &self.rules[*node])
+    fn node_at(&self, path: &str) -> Option<&Node> {
+        let found = self.router.at(path).ok()?;
+        Some(&self.nodes[*found.value])
+    }
+
+    fn own_rules(&self, pattern: &str) -> &[usize] {
+        let node = self.by_pattern.get(pattern).map(|node| &self.nodes[*node]);
+        node.filter(|node| !node.is_lent)
+            .map_or(&[], |node| &node.rules)
     }
 
     fn insert(&mut self, pattern: &str, rule: usize) -> Result<(), matchit::InsertError> {
-        let node = match self.nodes.get(pattern) {
-            Some(node) => *node,
+        let node = self.node(pattern)?;
+        if mem::take(&mut node.is_lent) {
+            node.rules.clear();
+        }
+        node.rules.push(rule);
+        node.is_rest = pattern.ends_with(REST);
+        let Some(beginning) = pattern.strip_suffix(REST) else {
+            return Ok(());
+        };
+        // The rest may be nothing, with the slash or without it.
+        self.lend(&format!("{beginning}/"), rule)?;
+        if beginning.is_empty() {
+            return Ok(());
+        }
+        self.lend(beginning, rule)
+    }
+
+    /// Lets a rule hold for a path that has none of its own.
+    fn lend(&mut self, pattern: &str, rule: usize) -> Result<(), matchit::InsertError> {
+        let node = self.node(pattern)?;
+        if node.rules.is_empty() || node.is_lent {
+            node.is_lent = true;
+            node.rules.push(rule);
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, pattern: &str) -> Result<&mut Node, matchit::InsertError> {
+        let index = match self.by_pattern.get(pattern) {
+            Some(index) => *index,
             None => {
-                let node = self.rules.len();
-                self.router.insert(pattern, node)?;
-                self.nodes.insert(pattern.to_owned(), node);
-                self.rules.push(Vec::new());
-                node
+                let index = self.nodes.len();
+                self.router.insert(pattern, index)?;
+                self.by_pattern.insert(pattern.to_owned(), index);
+                self.nodes.push(Node::default());
+                index
             }
         };
-        self.rules[node].push(rule);
-        Ok(())
+        Ok(&mut self.nodes[index])
     }
 }
 

@@ -54,7 +54,7 @@ impl Material {
             return Err("the modulus is even");
         }
         let exponent = e.iter().fold(0u64, |all, byte| all << 8 | u64::from(*byte));
-        if e.len() > 5 || exponent < 3 || exponent >= 1 << 33 || exponent % 2 == 0 {
+        if e.len() > 5 || !(3..1 << 33).contains(&exponent) || exponent % 2 == 0 {
             return Err("the exponent is not an odd number from 3 to 2^33");
         }
         Ok(Self::Rsa {

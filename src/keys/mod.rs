@@ -48,10 +48,12 @@ pub use lifecycle::{EndCause, Ended, KeyState, LifecycleError, Rotated};
 pub use manage::Compromised;
 pub use memory::MemoryKeys;
 pub use new_key::NewKey;
-pub use pepper::{KeyMac, Peppers};
+pub use pepper::{KeyMac, MacAlgorithm, Peppers};
 pub use record::{CachedIdentity, KeyRecord, LastUsed};
 pub use rotate::Rotation;
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
 
 pub(crate) use api_keys::{Look, Shared};
 pub(crate) use format::{has_shape, is_head, parse};
+#[cfg(test)]
+pub(crate) use pepper::MACS;

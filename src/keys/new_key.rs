@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::keys::error::KeyError;
 use crate::keys::format::KeyId;
-use crate::keys::pepper::KeyMac;
+use crate::keys::pepper::{KeyMac, MacAlgorithm};
 use crate::keys::record::{CachedIdentity, KeyRecord, LastUsed};
 use crate::network::parse_network;
 use crate::restriction::Restrictions;
@@ -36,6 +36,7 @@ pub struct NewKey {
     roles: Vec<String>,
     plan: Option<String>,
     metadata: BTreeMap<String, String>,
+    created_by: Option<String>,
     networks: Vec<String>,
     methods: Vec<String>,
     referrers: Vec<String>,
@@ -70,6 +71,7 @@ impl NewKey {
             roles: Vec::new(),
             plan: None,
             metadata: BTreeMap::new(),
+            created_by: None,
             networks: Vec::new(),
             methods: Vec::new(),
             referrers: Vec::new(),
@@ -131,6 +133,12 @@ impl NewKey {
     /// Notes something down.
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// Notes down who issues it: it stands in the record, not in the identity.
+    pub fn created_by(mut self, who: impl Into<String>) -> Self {
+        self.created_by = Some(who.into());
         self
     }
 
@@ -206,6 +214,7 @@ impl NewKey {
             id: drawn.id,
             head: drawn.head,
             mac: drawn.mac,
+            mac_alg: MacAlgorithm::HmacSha256,
             pepper_version: drawn.pepper_version,
             owner: self.owner,
             tenant: self.tenant,
@@ -214,6 +223,7 @@ impl NewKey {
             roles: self.roles,
             plan: self.plan,
             metadata: self.metadata,
+            created_by: self.created_by,
             created_at: now,
             not_before: self.not_before,
             expires_at,

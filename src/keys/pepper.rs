@@ -142,6 +142,16 @@ impl fmt::Debug for Peppers {
     }
 }
 
+/// What the MAC of a key is made with.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[non_exhaustive]
+pub enum MacAlgorithm {
+    /// HMAC-SHA-256 (RFC 2104) under one of the [`Peppers`].
+    #[default]
+    #[serde(rename = "hmac-sha-256")]
+    HmacSha256,
+}
+
 /// HMAC-SHA-256 of a key: what a store holds of it. Equality takes the same time
 /// wherever the first difference is. In JSON it is a text of 64 hex digits.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -214,9 +224,17 @@ fn prepare(secret: &[u8]) -> Result<Hmac<Sha256>, ConfigError> {
 }
 
 fn mac(pepper: &Hmac<Sha256>, key: &[u8]) -> KeyMac {
+    #[cfg(test)]
+    MACS.set(MACS.get() + 1);
     let mut mac = pepper.clone();
     mac.update(key);
     KeyMac(mac.finalize().into_bytes().into())
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many were computed on this thread.
+    pub(crate) static MACS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::keys::format::KeyId;
 use crate::keys::lifecycle::{self, Ended, KeyState, Rotated};
-use crate::keys::pepper::KeyMac;
+use crate::keys::pepper::{KeyMac, MacAlgorithm};
 use crate::lapse::Watch;
 use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
@@ -34,6 +34,9 @@ pub struct KeyRecord {
     pub head: String,
     /// HMAC-SHA-256 of the whole key.
     pub mac: KeyMac,
+    /// What `mac` was made with.
+    #[serde(default)]
+    pub mac_alg: MacAlgorithm,
     /// The version of the pepper that `mac` was made under.
     pub pepper_version: u32,
     /// Whose key it is: the subject of the identity.
@@ -56,6 +59,9 @@ pub struct KeyRecord {
     /// Whatever its issuer noted down: copied into the identity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Who issued it, for those who ask later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
     /// When it was issued.
     pub created_at: Timestamp,
     /// Before this it is scheduled.
@@ -130,10 +136,11 @@ impl KeyRecord {
     {
         let new = || self.new_identity(source, Arc::downgrade(watch) as Weak<dyn Watch>);
         let cached = self.identity.0.get_or_init(new);
-        if cached.principal().source() == source {
+        if cached.is_watched_by(watch) {
             return cached.clone();
         }
-        // The store is shared by keys of several sources; the first one is kept.
+        // Several keys share the store, each with its own source and its own way to learn
+        // of an end; the identity of the first ones is kept.
         new()
     }
 

@@ -14,6 +14,7 @@ use crate::keys::event::KeyEventKind;
 use crate::keys::format::{ApiKey, KeyId};
 use crate::keys::lifecycle::{self, Command, KeyState, LifecycleError, Outcome};
 use crate::keys::manage::TRIES;
+use crate::keys::pepper::MacAlgorithm;
 use crate::keys::record::{KeyRecord, LastUsed};
 use crate::keys::store::KeyStore;
 
@@ -158,6 +159,7 @@ impl<S: KeyStore> ApiKeys<S> {
         KeyRecord {
             id,
             mac: drawn.mac,
+            mac_alg: MacAlgorithm::HmacSha256,
             pepper_version: drawn.pepper_version,
             created_at: now,
             not_before: None,

@@ -224,8 +224,8 @@ impl KeyPage {
     }
 }
 
-/// A store could not answer. The client gets 503; the source is for the log of
-/// whoever calls the store directly, the gates do not print it.
+/// A store could not answer. The client gets 503 and learns no more. What the source
+/// says is written to the log, so it must have no password of a connection in it.
 #[derive(Clone, Debug)]
 pub struct StoreError(Arc<dyn StdError + Send + Sync>);
 

@@ -157,7 +157,6 @@ impl TestIssuer {
     }
 
     /// Starts a token about that subject: issued now, and good for 5 minutes.
-    #[must_use]
     pub fn token(&self, subject: &str) -> TokenBuilder {
         let state = self.state();
         let (kid, signer) = state.keys.last().expect("there is always one");

@@ -199,6 +199,18 @@ async fn wider_scopes_grant_narrower_ones_where_that_is_declared() {
     assert!(answer.challenges()[0].contains("scope=\"orders:read\""));
 }
 
+#[test]
+fn a_separator_that_parts_no_scopes_is_refused() {
+    for bad in ['*', ' ', '"', '\\', '\n', 'é'] {
+        assert!(Hierarchy::new().try_wildcards(bad).is_err(), "{bad:?}");
+    }
+    for good in [':', '.', '/'] {
+        let hierarchy = Hierarchy::new().try_wildcards(good).unwrap();
+        let layer = RequireLayer::new(scope("a*b")).hierarchy(&hierarchy);
+        assert!(format!("{layer:?}").contains("a*b"));
+    }
+}
+
 #[tokio::test]
 async fn a_policy_sees_the_identity_and_the_request_and_can_change_its_mind() {
     let suspended = Arc::new(AtomicBool::new(false));

@@ -3,9 +3,10 @@
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderName, Method, Request, StatusCode};
 use http_body_util::{Empty, Full};
-use tollgate::auth::{CredentialSource, Source};
+use tollgate::auth::{CredentialSource, HttpsOnlyLayer, Source, ThrottleLayer};
 use tollgate::credential::Credential;
 use tollgate::keys::{MemoryKeys, NewKey};
+use tollgate::rejection::Cause;
 use tollgate::{ApiKeys, AuthLayer, Rejection};
 use tower::{Layer, service_fn};
 
@@ -50,12 +51,29 @@ async fn what_is_behind_the_layer_does_not_see_the_credential() {
 async fn a_credential_that_is_kept_is_marked_sensitive() {
     let (keys, key) = keys().await;
     let layer = AuthLayer::new(keys).keep_credential();
+    let sources = [
+        Source::authorization(),
+        Source::header(X_API_KEY),
+        Source::cookie("key"),
+        Source::websocket_protocol("key."),
+    ];
+    let layer = layer.sources(sources);
     for request in [
         with("x-api-key", &key),
         with("authorization", format!("Bearer {key}")),
+        with("cookie", format!("key={key}")),
+        with("sec-websocket-protocol", format!("a, key.{key}")),
     ] {
-        let answer = seen_behind(layer.clone(), request).await;
-        assert!(text(&answer).contains("Sensitive"), "{}", text(&answer));
+        let (name, line) = request.headers().iter().next().unwrap();
+        let (name, line) = (name.clone(), line.clone());
+        let kept = service_fn(async |request: Request<()>| {
+            let mut response = http::Response::new(Empty::<bytes::Bytes>::new());
+            *response.headers_mut() = request.headers().clone();
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        let answer = send(&layer.layer(kept), request).await;
+        assert_eq!(answer.headers[&name], line);
+        assert!(answer.headers[&name].is_sensitive(), "{name}");
     }
 }
 
@@ -105,8 +123,11 @@ async fn a_proxy_may_log_in_for_itself_if_that_is_configured() {
         .headers_mut()
         .append(AUTHORIZATION, "basic dTpw".parse().unwrap());
     assert_eq!(send(&service, request).await.status, StatusCode::OK);
-    let alone = send(&service, with("authorization", "Basic dTpw")).await;
-    assert_eq!(alone.code(), "credentials_missing");
+    // Whatever it is, as if it were not there.
+    for alone in [&b"Basic dTpw"[..], b"Basic \xff"] {
+        let answer = send(&service, with("authorization", alone)).await;
+        assert_eq!(answer.code(), "credentials_missing");
+    }
 }
 
 #[tokio::test]
@@ -317,6 +338,141 @@ async fn preflights_pass_only_if_that_is_configured_and_their_credential_is_not_
 }
 
 #[tokio::test]
+async fn a_preflight_takes_no_credential_inside() {
+    let (keys, key) = keys().await;
+    let sources = [
+        Source::authorization(),
+        Source::header(X_API_KEY),
+        Source::query("key"),
+        Source::cookie("key"),
+        Source::websocket_protocol("key."),
+    ];
+    let door = AuthLayer::new(keys).sources(sources).allow_preflight();
+    let mut request = with("access-control-request-method", "POST");
+    *request.method_mut() = Method::OPTIONS;
+    *request.uri_mut() = format!("/a?x=1&key={key}&key=2").parse().unwrap();
+    // More than may be shown in other requests, and what is no credential at all.
+    for (name, value) in [
+        ("authorization", format!("Bearer {key}")),
+        ("authorization", "Bearer {nonsense}".into()),
+        ("x-api-key", key.clone()),
+        ("x-api-key", String::new()),
+        ("cookie", format!("a=1; key={key}; key=3")),
+        ("sec-websocket-protocol", format!("b, key.{key}, key.")),
+        ("origin", "https://app.example.com".into()),
+    ] {
+        request.headers_mut().append(name, value.parse().unwrap());
+    }
+    let answer = seen_behind(door.clone(), request.clone()).await;
+    let seen = text(&answer);
+    assert!(seen.starts_with("/a?x=1 "), "{seen}");
+    for left in [
+        "\"cookie\": \"a=1\"",
+        "\"sec-websocket-protocol\": \"b\"",
+        "\"origin\"",
+    ] {
+        assert!(seen.contains(left), "{seen}");
+    }
+    for gone in [&key[10..], "authorization", "x-api-key", "nonsense"] {
+        assert!(!seen.contains(gone), "{seen}");
+    }
+    // What is kept is marked; nobody cuts it out of the URI then.
+    *request.uri_mut() = "/a".parse().unwrap();
+    let answer = seen_behind(door.clone().keep_credential(), request).await;
+    assert!(!text(&answer).contains(&key[10..]), "{}", text(&answer));
+    assert_eq!(text(&answer).matches("Sensitive").count(), 6);
+    // A proxy's own credential is the proxy's.
+    let mut request = with("authorization", "Basic dTpw");
+    *request.method_mut() = Method::OPTIONS;
+    for name in ["origin", "access-control-request-method"] {
+        request.headers_mut().append(name, "x".parse().unwrap());
+    }
+    let answer = seen_behind(door.ignore_schemes(["Basic"]), request).await;
+    assert!(text(&answer).contains("\"authorization\": Sensitive"));
+}
+
+#[tokio::test]
+async fn a_credential_in_a_larger_text_is_held_to_the_cap() {
+    let (keys, key) = keys().await;
+    let long = format!("{key}{}", "x".repeat(40));
+    let sources = || {
+        [
+            Source::query("key"),
+            Source::cookie("key"),
+            Source::websocket_protocol("key."),
+        ]
+    };
+    let service = AuthLayer::new(keys)
+        .sources(sources())
+        .max_credential_len(key.len())
+        .layer(who());
+    for (shown, code) in [(&key, None), (&long, Some(Cause::TooLong))] {
+        let mut in_query = get();
+        *in_query.uri_mut() = format!("/?key={shown}").parse().unwrap();
+        for request in [
+            in_query,
+            with("cookie", format!("key={shown}")),
+            with("sec-websocket-protocol", format!("key.{shown}")),
+        ] {
+            let answer = send(&service, request).await;
+            let refused = answer.rejection.map(|rejection| rejection.cause());
+            assert_eq!(refused, code);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_door_inside_another_asks_for_what_it_reads_itself() {
+    let (keys, key) = keys().await;
+    let x_admin_key = HeaderName::from_static("x-admin-key");
+    let inner = |sources: Vec<Source>| AuthLayer::new(keys.clone()).sources(sources);
+    let outer = AuthLayer::new(keys.clone());
+    let admin = inner(vec![Source::header(x_admin_key.clone())]).layer(who());
+    // What the client forgot is the client's to mend.
+    let answer = send(&outer.layer(admin.clone()), with("x-api-key", &key)).await;
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.code()),
+        (401, "credentials_missing")
+    );
+    let mut both = with("x-api-key", &key);
+    both.headers_mut()
+        .insert(x_admin_key.clone(), key.parse().unwrap());
+    assert_eq!(send(&outer.layer(admin), both).await.body, "alice");
+    // What the outer door has taken away is the operator's.
+    for sources in [
+        vec![Source::header(X_API_KEY)],
+        vec![Source::header(x_admin_key), Source::header(X_API_KEY)],
+    ] {
+        let twice = outer.layer(inner(sources.clone()).layer(who()));
+        assert_eq!(
+            send(&twice, with("x-api-key", &key)).await.code(),
+            "internal"
+        );
+        let kept = outer.clone().keep_credential();
+        let kept = kept.layer(inner(sources).layer(who()));
+        assert_eq!(send(&kept, with("x-api-key", &key)).await.body, "alice");
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_when_they_are_made() {
+    let keys = || keys_over(MemoryKeys::new());
+    assert!(AuthLayer::new(keys()).try_sources([]).is_err());
+    assert!(
+        AuthLayer::new(keys())
+            .try_ignore_schemes(["bearer"])
+            .is_err()
+    );
+    assert!(AuthLayer::new(keys()).try_ignore_schemes(["Basic"]).is_ok());
+    assert!(HttpsOnlyLayer::new().try_burn(keys(), 0).is_err());
+    assert!(HttpsOnlyLayer::new().try_burn(keys(), 1).is_ok());
+    assert!(ThrottleLayer::try_failures_per_minute(0).is_err());
+    let throttle = ThrottleLayer::try_failures_per_minute(1).unwrap();
+    assert!(throttle.clone().try_burst(0).is_err());
+    assert!(throttle.try_burst(1).is_ok());
+}
+
+#[tokio::test]
 async fn a_browser_s_websocket_shows_its_key_as_a_protocol() {
     let keys = keys_over(MemoryKeys::new());
     let key = issue(&keys, NewKey::for_owner("ann")).await;
@@ -348,6 +504,8 @@ async fn a_browser_s_websocket_shows_its_key_as_a_protocol() {
             (answer.status.as_u16(), &answer.body[..]),
             (200, left.as_bytes())
         );
+        assert_eq!(answer.header("vary"), Some("sec-websocket-protocol"));
+        assert_eq!(answer.header("cache-control"), Some("private"));
     }
     for (lines, code) in [
         (&["orders.v1"][..], "credentials_missing"),

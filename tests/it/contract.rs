@@ -2,18 +2,26 @@
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, pending, ready};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
+use tollgate::auth::{Answer as Verdict, Authenticate, CredentialSource, Source, ThrottleLayer};
 use tollgate::authorize::{Policy, authenticated};
+use tollgate::clock::{Clock, Timestamp};
+use tollgate::credential::Credential;
 use tollgate::keys::{MemoryKeys, NewKey};
-use tollgate::{ApiKeys, AuthLayer, Identity, RequireLayer, role};
+use tollgate::pending::Pending;
+use tollgate::rejection::Cause;
+use tollgate::respond::Restyled;
+use tollgate::{ApiKeys, AuthLayer, Identity, Rejection, RequireLayer, role};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -203,6 +211,225 @@ async fn a_panic_behind_the_gates_leaves_them_as_they_were() {
         send(&service, with("x-api-key", &key)).await.status,
         StatusCode::OK
     );
+}
+
+#[tokio::test]
+async fn a_panic_in_the_call_or_in_a_body_leaves_the_gates_as_they_were() {
+    /// A body that panics when it is read.
+    #[derive(Debug)]
+    struct Bad;
+    impl http_body::Body for Bad {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            panic!("a body that panics")
+        }
+    }
+    for script in [Script::Now, Script::Later] {
+        let (keys, key) = keys_of(script).await;
+        let bad = Arc::new(AtomicBool::new(true));
+        let switch = Arc::clone(&bad);
+        let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
+        let service = ServiceBuilder::new()
+            .layer(ThrottleLayer::failures_per_minute(1))
+            .layer(AuthLayer::new(keys))
+            .layer(RequireLayer::new(authenticated()))
+            .layer(limit)
+            .service(service_fn(move |_: Request<()>| {
+                assert!(!switch.load(Ordering::SeqCst), "a call that panics");
+                ready(Ok::<_, Infallible>(Response::new(Bad)))
+            }));
+        let request = || {
+            let mut request = with("x-api-key", &key);
+            let peer: std::net::SocketAddr = "192.0.2.7:1".parse().unwrap();
+            request.extensions_mut().insert(peer);
+            request
+        };
+        let call = async || tokio::spawn(service.clone().oneshot(request())).await;
+        for _ in 0..3 {
+            assert!(call().await.unwrap_err().is_panic());
+        }
+        bad.store(false, Ordering::SeqCst);
+        for _ in 0..3 {
+            let response = call().await.unwrap().unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            let read = AssertUnwindSafe(response.into_body().collect());
+            assert!(read.catch_unwind().await.is_err());
+        }
+    }
+}
+
+/// Row J6, for all that a user may bring along.
+#[tokio::test]
+async fn what_a_user_brings_along_may_panic_and_spoils_that_request_only() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Bad {
+        Authenticate,
+        Later,
+        Source,
+        RequestId,
+        Clock,
+        ThrottleClock,
+        Policy,
+        Respond,
+        Nothing,
+    }
+    struct Trap(Bad);
+    impl Trap {
+        fn spring(&self, at: Bad, is_set: bool) {
+            assert!(self.0 != at || !is_set, "it panics");
+        }
+    }
+    /// It panics when the request says so, or the flag.
+    static SET: AtomicBool = AtomicBool::new(false);
+    impl Authenticate for Trap {
+        fn authenticate(&self, credential: &Credential, _: Timestamp) -> Verdict {
+            let set = SET.load(Ordering::SeqCst);
+            self.spring(Bad::Authenticate, set);
+            let later = self.0 == Bad::Later && set;
+            let identity = Identity::builder("trap", "alice").build();
+            assert!(credential.expose() == b"key");
+            Verdict::Mine(Pending::later(async move {
+                assert!(!later, "it panics");
+                Ok(identity)
+            }))
+        }
+        fn claims(&self, _: &[u8]) -> bool {
+            false
+        }
+    }
+    impl CredentialSource for Trap {
+        fn take(&self, parts: &mut http::request::Parts) -> Result<Option<Credential>, Rejection> {
+            self.spring(Bad::Source, SET.load(Ordering::SeqCst));
+            let value = parts.headers.remove("x-api-key");
+            Ok(value.map(|value| Credential::new(value.as_bytes())))
+        }
+    }
+    impl Clock for Trap {
+        fn now(&self) -> Timestamp {
+            self.spring(Bad::Clock, SET.load(Ordering::SeqCst));
+            Timestamp::EPOCH
+        }
+    }
+    for bad in [
+        Bad::Authenticate,
+        Bad::Later,
+        Bad::Source,
+        Bad::RequestId,
+        Bad::Clock,
+        Bad::ThrottleClock,
+        Bad::Policy,
+        Bad::Respond,
+        Bad::Nothing,
+    ] {
+        let set = move |at: Bad| bad == at && SET.load(Ordering::SeqCst);
+        let throttle_clock = if bad == Bad::ThrottleClock {
+            Trap(Bad::Clock)
+        } else {
+            Trap(Bad::Nothing)
+        };
+        let policy = Policy::new("trap", move |_, _| {
+            assert!(!set(Bad::Policy), "it panics");
+            true
+        });
+        let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
+        let stack = ServiceBuilder::new()
+            .layer(ThrottleLayer::failures_per_minute(1).clock(throttle_clock))
+            .layer(
+                AuthLayer::new(Trap(bad))
+                    .sources([Source::custom(Trap(bad))])
+                    .clock(Trap(bad))
+                    .respond_with(move |_: &Rejection| -> Restyled {
+                        assert!(!set(Bad::Respond), "it panics");
+                        Restyled::new("text/plain".parse().unwrap(), "no")
+                    })
+                    .request_id(move |_| {
+                        assert!(!set(Bad::RequestId), "it panics");
+                        None
+                    }),
+            )
+            .layer(RequireLayer::new(authenticated()).policy(policy))
+            .layer(limit)
+            .service(who());
+        let ask = async |key: Option<&str>| {
+            let mut request = key.map_or_else(get, |key| with("x-api-key", key));
+            let peer: std::net::SocketAddr = "192.0.2.7:1".parse().unwrap();
+            request.extensions_mut().insert(peer);
+            send(&stack, request).await
+        };
+        for _ in 0..3 {
+            SET.store(true, Ordering::SeqCst);
+            let answer = ask(Some("key")).await;
+            if matches!(bad, Bad::Nothing | Bad::Respond) {
+                assert_eq!(answer.body, "alice");
+            } else {
+                assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+                assert_eq!(answer.rejection.unwrap().cause(), Cause::Panicked);
+            }
+            if bad == Bad::Respond {
+                assert_eq!(ask(None).await.code(), "credentials_missing");
+            }
+            SET.store(false, Ordering::SeqCst);
+            assert_eq!(ask(Some("key")).await.body, "alice");
+            assert_eq!(ask(None).await.body, "no");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_requirement_outside_of_the_door_is_an_error_and_never_a_pass() {
+    let (keys, key) = keys_of(Script::Now).await;
+    for optional in [false, true] {
+        let door = AuthLayer::new(keys.clone());
+        let door = if optional { door.optional() } else { door };
+        let stack = ServiceBuilder::new()
+            .layer(RequireLayer::new(authenticated()))
+            .layer(door)
+            .service(who());
+        for request in [with("x-api-key", &key), get()] {
+            let answer = send(&stack, request).await;
+            assert_eq!(answer.code(), "internal");
+            assert_eq!(answer.rejection.unwrap().cause(), Cause::Misconfigured);
+        }
+    }
+}
+
+/// Row J10: what a handler says of its own accord.
+#[tokio::test]
+async fn what_the_handler_says_stands_beside_what_the_door_says() {
+    let (keys, key) = keys_of(Script::Now).await;
+    let inner = service_fn(|_: Request<()>| async {
+        let mut response = Response::new(Full::<Bytes>::from("log in"));
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        for (name, value) in [
+            ("www-authenticate", "Basic realm=\"mine\""),
+            ("www-authenticate", "Negotiate"),
+            ("vary", "accept"),
+            ("cache-control", "max-age=5"),
+            ("retry-after", "7"),
+            ("ratelimit", "\"mine\";r=1;t=1"),
+            ("credential-expiration", "never"),
+        ] {
+            response.headers_mut().append(name, value.parse().unwrap());
+        }
+        Ok::<_, Infallible>(response)
+    });
+    let answer = send(&AuthLayer::new(keys).layer(inner), with("x-api-key", &key)).await;
+    assert_eq!(answer.challenges(), ["Basic realm=\"mine\"", "Negotiate"]);
+    assert_eq!(answer.body, "log in");
+    let vary: Vec<_> = answer.headers.get_all("vary").iter().collect();
+    assert_eq!(vary, ["accept", "x-api-key"]);
+    for (name, value) in [
+        ("cache-control", "max-age=5"),
+        ("retry-after", "7"),
+        ("ratelimit", "\"mine\";r=1;t=1"),
+        ("credential-expiration", "never"),
+    ] {
+        assert_eq!(answer.header(name), Some(value));
+    }
 }
 
 #[tokio::test]

@@ -132,6 +132,30 @@ async fn a_store_that_is_down_is_unavailable_and_says_when_to_come_back() {
     assert_eq!(answer.header("retry-after"), None);
 }
 
+#[tokio::test]
+async fn a_layer_between_that_answers_a_call_otherwise_has_its_way() {
+    let keys = keys_over(Scripted::new(Script::Now));
+    let key = issue(&keys, NewKey::for_owner("ann")).await;
+    let hide = |mut response: http::Response<_>| {
+        let headers = response.headers_mut();
+        headers.insert("grpc-status", "5".parse().unwrap());
+        headers.insert("grpc-message", "no such order".parse().unwrap());
+        headers.remove("grpc-status-details-bin");
+        response
+    };
+    let stack = ServiceBuilder::new()
+        .layer(AuthLayer::new(keys).clock(clock()).realm("shop"))
+        .map_response(hide)
+        .layer(RequireLayer::new(scope("orders:read")))
+        .service(who());
+    let request = call("application/grpc").header("x-api-key", key);
+    let answer = send(&stack, request.body(()).unwrap()).await;
+    let status = status(&answer);
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(status.message(), "no such order");
+    assert!(status.get_details_error_info().is_none());
+}
+
 /// Every reason there is, as tonic's own status and as an answer: they agree.
 #[tokio::test]
 async fn every_reason_has_a_code_a_message_and_a_name() {
@@ -166,4 +190,31 @@ async fn a_method_reads_who_calls_in_one_call() {
         request.optional_identity().unwrap().unwrap().subject(),
         "ann"
     );
+}
+
+#[tokio::test]
+async fn a_method_that_must_know_who_calls_refuses_as_the_door_would() {
+    use tollgate::tonic::RequestExt;
+    let method = tower::service_fn(async |request: Request<()>| {
+        let (parts, ()) = request.into_parts();
+        let request = tonic::Request::from_parts(Default::default(), parts.extensions, ());
+        let status = request.identity().unwrap_err();
+        assert!(request.optional_identity().unwrap().is_none());
+        Ok::<_, std::convert::Infallible>(status.into_http::<tonic::body::Body>())
+    });
+    let door = AuthLayer::new(keys_over(Scripted::new(Script::Now)))
+        .optional()
+        .realm("shop")
+        .request_id(|_| Some("r-1".into()));
+    let service = tower::Layer::layer(&door, method);
+    let request = call("application/grpc").body(()).unwrap();
+    let response = service.oneshot(request).await.unwrap();
+    let status = tonic::Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(
+        (info.reason.as_str(), info.domain.as_str()),
+        ("CREDENTIALS_MISSING", "shop")
+    );
+    assert_eq!(info.metadata["request_id"], "r-1");
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::StatusCode;
-use tollgate::keys::{KeyError, KeyFilter, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers};
+use tollgate::keys::{
+    KeyError, KeyFilter, KeyRecord, KeyStore, MacAlgorithm, MemoryKeys, NewKey, Peppers,
+};
 use tollgate::rejection::Cause;
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
@@ -358,6 +360,27 @@ async fn what_cannot_be_a_prefix_or_environment_is_refused_when_it_is_set() {
         "settings are shared by clones"
     );
     drop(clone);
+}
+
+#[tokio::test]
+async fn a_record_says_who_issued_the_key_and_what_its_mac_is_made_with() {
+    let keys = keys_over(MemoryKeys::new());
+    let new = NewKey::for_owner("alice").created_by("console/eve");
+    let issued = keys.issue(new).await.unwrap();
+    let record = keys.get(issued.record.id).await.unwrap().unwrap();
+    assert_eq!(record.created_by.as_deref(), Some("console/eve"));
+    let mut json = serde_json::to_value(&*record).unwrap();
+    assert_eq!(json["mac_alg"], "hmac-sha-256");
+    // A record that was written down without them is as good.
+    for name in ["mac_alg", "created_by"] {
+        json.as_object_mut().unwrap().remove(name).unwrap();
+    }
+    let record: KeyRecord = serde_json::from_value(json.clone()).unwrap();
+    assert_eq!(record.created_by, None);
+    assert_eq!(record.mac_alg, MacAlgorithm::HmacSha256);
+    // One under a MAC that is not known here is no record at all.
+    json["mac_alg"] = "md5".into();
+    assert!(serde_json::from_value::<KeyRecord>(json).is_err());
 }
 
 #[tokio::test]

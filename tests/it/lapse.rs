@@ -97,6 +97,29 @@ async fn what_this_node_changes_is_known_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_that_share_a_store_each_tell_of_their_own_changes() {
+    let clock = clock();
+    let store = MemoryKeys::new();
+    let first = keys_at(store.clone(), &clock);
+    let issued = first.issue(NewKey::for_owner("ann")).await.unwrap();
+    let of_first = identity(&first, issued.key.expose(), &clock).await;
+    let second = keys_at(store, &clock);
+    let of_second = identity(&second, issued.key.expose(), &clock).await;
+    drop(first);
+    let lapsed = tokio::spawn(of_second.lapsed());
+    tokio::task::yield_now().await;
+    let start = Instant::now();
+    second.revoke(issued.record.id).await.unwrap();
+    assert_eq!(
+        timeout(LONG, lapsed).await.unwrap().unwrap(),
+        Lapse::Revoked
+    );
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // Who came through keys that are gone is not told any more.
+    assert!(timeout(LONG, of_first.lapsed()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_use_of_another_key_asks_the_store_nothing() {
     let clock = clock();
     let store = Scripted::new(Script::Later);

@@ -20,6 +20,7 @@ mod lifecycle;
 mod limits;
 mod on_axum;
 mod paper;
+mod printed;
 mod refusals;
 mod regressions;
 mod remote_keys;
@@ -32,5 +33,7 @@ mod servers;
 mod support;
 mod throttle;
 mod tidy;
+#[cfg(feature = "tonic-tls")]
+mod tls;
 mod tokens;
 mod transport;

@@ -112,6 +112,30 @@ fn every_reason_is_what_the_contract_says() {
             "API_KEY_REVOKED",
         ),
         (
+            R::TokenInvalid,
+            401,
+            "token_invalid",
+            Some("invalid_token"),
+            Unauthenticated,
+            "JWT_TOKEN_INVALID",
+        ),
+        (
+            R::TokenExpired,
+            401,
+            "token_expired",
+            Some("invalid_token"),
+            Unauthenticated,
+            "ACCESS_TOKEN_EXPIRED",
+        ),
+        (
+            R::TokenBindingFailed,
+            401,
+            "token_binding_failed",
+            Some("invalid_token"),
+            Unauthenticated,
+            "TOKEN_BINDING_FAILED",
+        ),
+        (
             R::TooManyFailures,
             429,
             "too_many_failures",
@@ -394,7 +418,10 @@ fn scripts_of_other_origins_may_read_what_they_need() {
             "retry-after",
             "credential-expiration",
             "ratelimit",
-            "ratelimit-policy"
+            "ratelimit-policy",
+            "grpc-status",
+            "grpc-message",
+            "grpc-status-details-bin",
         ]
     );
 }

@@ -66,8 +66,10 @@ async fn the_most_specific_rule_holds() {
         (&reader, "GET", "/orders/new", 403),
         (&admin, "PATCH", "/admin/a/b/c", 200),
         (&reader, "PATCH", "/admin/a/b/c", 403),
-        (&admin, "GET", "/admin", 403),
-        (&admin, "GET", "/admin/", 403),
+        (&admin, "GET", "/admin", 200),
+        (&admin, "GET", "/admin/", 200),
+        (&reader, "GET", "/admin", 403),
+        (&reader, "GET", "/admin/", 403),
         (&reader, "GET", "/health", 200),
         (&reader, "POST", "/health", 403),
         (&reader, "GET", "/", 200),
@@ -148,7 +150,10 @@ async fn what_has_no_rule_may_need_something_too() {
     for (method, path) in [
         ("PUT", "/orders/7"),
         ("GET", "/orders"),
+        ("GET", "/admin"),
+        ("GET", "/admin/"),
         ("GET", "/Admin/x"),
+        ("GET", "/Admin/"),
         ("GET", "/%61dmin/x"),
         ("GET", "/admin%2fx"),
         ("GET", "/else/../admin/x"),
@@ -163,6 +168,119 @@ async fn what_has_no_rule_may_need_something_too() {
             "{path}"
         );
     }
+}
+
+/// axum registers three paths for what is nested: `/admin`, `/admin/` and the rest.
+#[tokio::test]
+async fn a_rule_for_the_rest_holds_for_all_that_is_nested_there() {
+    let nested = axum::Router::new()
+        .nest_service("/admin", axum::routing::any(|| async { "nested" }))
+        .layer(RequireLayer::new(
+            Rules::new()
+                .route("/admin/*", role("admin"))
+                .otherwise(authenticated()),
+        ));
+    for (caller, status) in [(caller("", &[]), 403), (caller("", &["admin"]), 200)] {
+        for path in ["/admin", "/admin/", "/admin/x", "/admin/x/y"] {
+            let request = Request::get(path).extension(caller.clone());
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            assert_eq!(send(&nested, request).await.status, status, "{path}");
+        }
+    }
+}
+
+/// What the router would take for the same, or for another path, the rules refuse.
+#[tokio::test]
+async fn no_spelling_reaches_a_handler_of_axum_past_its_rule() {
+    let handler = axum::routing::any(|| async { "reached" });
+    let router = axum::Router::new()
+        .route("/orders/{id}", handler.clone())
+        .route("/admin/{*rest}", handler.clone())
+        .route("/Users/{id}", handler.clone())
+        .fallback(handler)
+        .layer(RequireLayer::new(rules().otherwise(authenticated())));
+    let ask = async |path: &str| {
+        let request = Request::get(path).extension(caller("orders:read", &[]));
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        send(&router, request).await.status.as_u16()
+    };
+    assert_eq!(ask("/orders/7").await, 200);
+    assert_eq!(ask("/orders/%37").await, 200, "the same parameter");
+    assert_eq!(ask("/else").await, 200);
+    for path in [
+        "/%6Frders/7",
+        "/Orders/7",
+        "/orders/7/",
+        "//orders/7",
+        "/orders//7",
+        "/orders/./7",
+        "/orders/%2e/7",
+        "/else/../admin/x",
+        "/else/%2E%2e/admin/x",
+        "/admin%2fx",
+        "/admin%5Cx",
+        "/%61dmin/x",
+        "/%2561dmin/x",
+        "/ADMIN/x",
+        "/admin/",
+        "/admin",
+        "/users/1",
+    ] {
+        assert_eq!(ask(path).await, 403, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn rules_that_are_added_before_a_router_is_nested_see_the_path_without_its_prefix() {
+    let nested = |route: &str| {
+        let rules = Rules::new().route(route, authenticated());
+        let inner = axum::Router::new()
+            .route("/orders/{id}", axum::routing::get(|| async { "reached" }))
+            .layer(RequireLayer::new(rules));
+        axum::Router::new().nest("/api", inner)
+    };
+    for (route, status) in [("/orders/{id}", 200), ("/api/orders/{id}", 403)] {
+        let request = Request::get("/api/orders/7").extension(caller("", &[]));
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        assert_eq!(
+            send(&nested(route), request).await.status,
+            status,
+            "{route}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_beginning_of_the_rest_may_have_a_rule_of_its_own_wherever_it_is_declared() {
+    let rest = |rules: Rules| rules.route("/admin/*", role("admin"));
+    let own = |rules: Rules| rules.route("/admin", scope("read")).route("/*", role("x"));
+    let own = |rules: Rules| own(rules).public("/");
+    let (admin, reader) = (caller("", &["admin"]), caller("read", &[]));
+    for rules in [own(rest(Rules::new())), rest(own(Rules::new()))] {
+        for (identity, path, status) in [
+            (&reader, "/admin", 200),
+            (&admin, "/admin", 403),
+            (&admin, "/admin/x", 200),
+            (&reader, "/admin/x", 403),
+            // With the slash it is the rest, without it another rule's.
+            (&admin, "/admin/", 403),
+            (&reader, "/admin/", 403),
+            (&reader, "/", 200),
+            (&reader, "/else", 403),
+        ] {
+            let answer = ask(rules.clone(), Some(identity), "GET", path).await;
+            assert_eq!(answer.status, status, "{path}");
+        }
+    }
+    // More specific than a parameter, like every literal.
+    let rules = rest(Rules::new().route("/{page}", authenticated()));
+    assert_eq!(
+        ask(rules.clone(), Some(&reader), "GET", "/admin")
+            .await
+            .status,
+        403
+    );
+    assert_eq!(ask(rules, Some(&reader), "GET", "/other").await.status, 200);
 }
 
 #[test]
@@ -261,6 +379,25 @@ fn routes_without_a_rule_are_named() {
 }
 
 #[test]
+fn a_rule_for_one_segment_does_not_cover_the_rest() {
+    let rules = || Rules::new().route("GET /files/{name}", scope("files"));
+    let rest = ["GET /files/{*rest}", "GET /files/*"];
+    assert_eq!(rules().uncovered(rest), rest);
+    assert_covered(&rules(), ["GET /files/{other}"]);
+    let rules = Rules::new().route("GET /files/*", scope("files"));
+    assert_covered(
+        &rules,
+        [
+            "GET /files/{*rest}",
+            "GET /files/{a}/{b}",
+            "GET /files/",
+            "GET /files",
+        ],
+    );
+    assert_eq!(rules.uncovered(["POST /files/*", "/files/*"]).len(), 2);
+}
+
+#[test]
 #[should_panic(expected = "no rule is for GET /invoices")]
 fn the_helper_names_what_is_not_covered() {
     assert_covered(&rules(), ["GET /orders/{id}", "GET /invoices"]);
@@ -327,7 +464,8 @@ proptest! {
     #[test]
     fn two_spellings_of_a_path_never_get_two_verdicts(
         path in prop::sample::select(vec![
-            "/orders/7", "/orders/new", "/admin/x", "/admin/x/y", "/shop.Orders/Get", "/health",
+            "/orders/7", "/orders/new", "/admin", "/admin/", "/admin/x", "/admin/x/y",
+            "/shop.Orders", "/shop.Orders/", "/shop.Orders/Get", "/health",
             "/Users/1", "/orders", "/",
         ]),
         choices in prop::collection::vec(any::<u8>(), 0..20),

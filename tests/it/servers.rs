@@ -5,15 +5,17 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{Method, Request};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tollgate::auth::{HttpsOnlyLayer, ThrottleLayer};
 use tollgate::authorize::{Rules, authenticated, role, scope};
-use tollgate::keys::{MemoryKeys, NewKey};
+use tollgate::keys::{KeyStore, MemoryKeys, NewKey};
 use tollgate::{ApiKeys, AuthLayer, Identity, RequireLayer};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint};
@@ -22,7 +24,7 @@ use tonic_types::StatusExt;
 use tower::{ServiceBuilder, service_fn};
 
 use crate::greeter::{COUNT, Greeter, HELLO, call};
-use crate::support::{Answer, clock, issue, keys_over};
+use crate::support::{Answer, Script, Scripted, clock, issue, keys_over};
 
 fn rules() -> Rules {
     Rules::new()
@@ -36,10 +38,10 @@ fn rules() -> Rules {
 
 /// The whole stack, in front of anything.
 macro_rules! stack {
-    ($keys:expr) => {
+    ($keys:expr, $failures:expr) => {
         ServiceBuilder::new()
             .layer(HttpsOnlyLayer::new().allow_loopback())
-            .layer(ThrottleLayer::failures_per_minute(1_000).clock(clock()))
+            .layer(ThrottleLayer::failures_per_minute($failures).clock(clock()))
             .layer(
                 AuthLayer::new($keys)
                     .optional()
@@ -61,19 +63,19 @@ fn name(extensions: &http::Extensions) -> String {
     identity.map_or("nobody", Identity::subject).to_owned()
 }
 
-async fn on_axum(keys: ApiKeys) -> SocketAddr {
+async fn on_axum<S: KeyStore>(keys: ApiKeys<S>, failures: u32) -> SocketAddr {
     let (listener, address) = listener().await;
     let echo = async |request: axum::extract::Request| name(request.extensions());
     let app = axum::Router::new()
         .route_service("/greet.Greeter/{method}", Greeter)
         .fallback(echo)
-        .layer(stack!(keys));
+        .layer(stack!(keys, failures));
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async { axum::serve(listener, app).await });
     address
 }
 
-async fn on_tonic(keys: ApiKeys) -> SocketAddr {
+async fn on_tonic<S: KeyStore>(keys: ApiKeys<S>, failures: u32) -> SocketAddr {
     let (listener, address) = listener().await;
     let mut routes = tonic::service::Routes::builder();
     routes.add_service(Greeter);
@@ -81,15 +83,15 @@ async fn on_tonic(keys: ApiKeys) -> SocketAddr {
     let routes = routes.routes().into_axum_router().fallback(echo);
     let server = tonic::transport::Server::builder()
         .accept_http1(true)
-        .layer(stack!(keys))
+        .layer(stack!(keys, failures))
         .add_routes(routes.into());
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     address
 }
 
-async fn on_hyper(keys: ApiKeys) -> SocketAddr {
+async fn on_hyper<S: KeyStore>(keys: ApiKeys<S>, failures: u32) -> SocketAddr {
     let (listener, address) = listener().await;
-    let stack = stack!(keys).service(service_fn(
+    let stack = stack!(keys, failures).service(service_fn(
         |request: Request<hyper::body::Incoming>| async {
             if request.uri().path().starts_with("/greet.Greeter/") {
                 let request = request.map(tonic::body::Body::new);
@@ -128,6 +130,15 @@ async fn on_hyper(keys: ApiKeys) -> SocketAddr {
     address
 }
 
+/// The three, with these keys, each letting a network fail so often.
+async fn servers<S: KeyStore>(keys: &ApiKeys<S>, failures: u32) -> [(&'static str, SocketAddr); 3] {
+    [
+        ("axum", on_axum(keys.clone(), failures).await),
+        ("tonic", on_tonic(keys.clone(), failures).await),
+        ("hyper", on_hyper(keys.clone(), failures).await),
+    ]
+}
+
 /// Keys in a store that all servers share: of a clerk, and one that was revoked.
 struct Keys {
     keys: ApiKeys,
@@ -157,23 +168,19 @@ async fn ask(address: SocketAddr, http2: bool, request: Request<Full<Bytes>>) ->
         .build_http();
     let (mut parts, body) = request.into_parts();
     parts.uri = format!("http://{address}{}", parts.uri).parse().unwrap();
-    Answer::of(
-        client
-            .request(Request::from_parts(parts, body))
-            .await
-            .unwrap(),
-    )
-    .await
+    let response = client.request(Request::from_parts(parts, body)).await;
+    let response = response.unwrap();
+    if response.headers().contains_key("grpc-status") {
+        // The one frame says that it is the last.
+        assert!(response.body().is_end_stream());
+    }
+    Answer::of(response).await
 }
 
 #[tokio::test]
 async fn the_three_servers_agree() {
     let keys = keys().await;
-    let servers = [
-        ("axum", on_axum(keys.keys.clone()).await),
-        ("tonic", on_tonic(keys.keys.clone()).await),
-        ("hyper", on_hyper(keys.keys.clone()).await),
-    ];
+    let servers = servers(&keys.keys, 1_000).await;
     const GRPC: &str = "application/grpc";
     const JSON: &str = "application/json";
     let (good, plain, revoked) = (&*keys.good, &*keys.plain, &*keys.revoked);
@@ -243,6 +250,26 @@ async fn the_three_servers_agree() {
             "insufficient_scope",
         ),
         (Method::PUT, "/orders", JSON, &[good], 403, "forbidden"),
+        (
+            Method::OPTIONS,
+            "/orders/7",
+            JSON,
+            &[good],
+            403,
+            "forbidden",
+        ),
+        (
+            Method::OPTIONS,
+            "/orders/7",
+            JSON,
+            &[],
+            401,
+            "credentials_missing",
+        ),
+        (Method::GET, "//orders/7", JSON, &[good], 403, "forbidden"),
+        (Method::GET, "/orders//7", JSON, &[good], 403, "forbidden"),
+        (Method::GET, "/orders/7/", JSON, &[good], 403, "forbidden"),
+        (Method::GET, "/orders/%37", JSON, &[good], 200, "ann"),
         (Method::GET, "/%6Frders/7", JSON, &[good], 403, "forbidden"),
         (Method::GET, "/elsewhere", JSON, &[good], 403, "forbidden"),
         (Method::POST, HELLO, GRPC, &[], 200, "CREDENTIALS_MISSING"),
@@ -346,6 +373,133 @@ async fn the_three_servers_agree() {
     }
 }
 
+/// What a refusal says: its status, its code or its reason, and its wait.
+fn said(answer: &Answer) -> (u16, String, Option<u64>) {
+    let says = match answer.header("grpc-status") {
+        Some(_) => {
+            let status = Status::from_header_map(&answer.headers).unwrap();
+            status.get_details_error_info().unwrap().reason
+        }
+        None => answer.code(),
+    };
+    let wait = answer.header("retry-after");
+    let wait = wait.map(|wait| wait.parse().unwrap());
+    (answer.status.as_u16(), says, wait)
+}
+
+#[tokio::test]
+async fn the_three_servers_agree_when_the_store_is_down() {
+    let keys = keys_over(Scripted::new(Script::Fails));
+    let key = issue(&keys, NewKey::for_owner("ann")).await;
+    for (server, address) in servers(&keys, 1_000).await {
+        for http2 in [false, true] {
+            let call = |request: http::request::Builder| {
+                let request = request.header("x-api-key", &key).header("te", "trailers");
+                ask(address, http2, request.body(Full::default()).unwrap())
+            };
+            let answer = call(Request::get("/orders/7")).await;
+            let (status, code, wait) = said(&answer);
+            assert_eq!((status, &*code), (503, "verifier_unavailable"), "{server}");
+            assert!((1..=3).contains(&wait.unwrap()), "{server}");
+            let grpc = Request::post(HELLO).header("content-type", "application/grpc");
+            let answer = call(grpc).await;
+            let (status, reason, wait) = said(&answer);
+            assert_eq!(
+                (status, &*reason, wait),
+                (200, "SERVICE_NOT_AVAILABLE", None)
+            );
+            let status = Status::from_header_map(&answer.headers).unwrap();
+            assert_eq!(status.code(), Code::Unavailable);
+            assert!(status.get_details_retry_info().is_some(), "{server}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_three_servers_agree_when_a_network_is_held_back() {
+    let keys = keys().await;
+    // The form of a key, and nobody's.
+    let guess = issue(&keys_over(MemoryKeys::new()), NewKey::for_owner("eve")).await;
+    for http2 in [false, true] {
+        for (server, address) in servers(&keys.keys, 2).await {
+            let call = |request: http::request::Builder, key: &str| {
+                let request = request.header("x-api-key", key).header("te", "trailers");
+                ask(address, http2, request.body(Full::default()).unwrap())
+            };
+            for _ in 0..2 {
+                let answer = call(Request::get("/orders/7"), &guess).await;
+                assert_eq!(answer.code(), "credential_invalid", "{server}");
+            }
+            let answer = call(Request::get("/orders/7"), &keys.good).await;
+            let held = (429, "too_many_failures".to_owned(), Some(30));
+            assert_eq!(said(&answer), held, "{server}");
+            let grpc = Request::post(HELLO).header("content-type", "application/grpc");
+            let answer = call(grpc, &keys.good).await;
+            let held = (200, "ABNORMAL_USAGE_DETECTED".to_owned(), None);
+            assert_eq!(said(&answer), held, "{server}");
+        }
+    }
+}
+
+/// Sends these bytes, and reads until the server has closed or what came ends like that.
+async fn exchange(stream: &mut TcpStream, send: &str, end: &str) -> String {
+    stream.write_all(send.as_bytes()).await.unwrap();
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    while !text.ends_with(end) {
+        match stream.read(&mut buffer).await.unwrap() {
+            0 => break,
+            read => text.push_str(str::from_utf8(&buffer[..read]).unwrap()),
+        }
+    }
+    text
+}
+
+/// Row J11, and what a request may be about beside a path.
+#[tokio::test]
+async fn the_three_servers_agree_on_old_and_odd_requests() {
+    let keys = keys().await;
+    for (server, address) in servers(&keys.keys, 1_000).await {
+        for (line, known, unknown) in [
+            (
+                "GET http://h/orders/7 HTTP/1.1",
+                "HTTP/1.1 200",
+                "HTTP/1.1 401",
+            ),
+            ("GET http://h/else HTTP/1.1", "HTTP/1.1 403", "HTTP/1.1 401"),
+            ("OPTIONS * HTTP/1.1", "HTTP/1.1 403", "HTTP/1.1 401"),
+            ("CONNECT h:80 HTTP/1.1", "HTTP/1.1 403", "HTTP/1.1 401"),
+            ("GET //orders/7 HTTP/1.1", "HTTP/1.1 403", "HTTP/1.1 401"),
+            ("GET /orders/7 HTTP/1.0", "HTTP/1.0 200", "HTTP/1.0 401"),
+            ("HEAD /orders/7 HTTP/1.1", "HTTP/1.1 200", "HTTP/1.1 401"),
+        ] {
+            let key = format!("x-api-key: {}\r\n", keys.good);
+            for (key, status) in [(&*key, known), ("", unknown)] {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let request = format!("{line}\r\nhost: h\r\nconnection: close\r\n{key}\r\n");
+                let answer = exchange(&mut stream, &request, "nothing ends like that").await;
+                assert!(answer.starts_with(status), "{server}, {line}: {answer}");
+            }
+        }
+        // A client that waits before it sends gets its refusal at once.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let post = "POST /orders HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n";
+        let waits = format!("{post}expect: 100-continue\r\n\r\n");
+        let answer = exchange(&mut stream, &waits, "credentials_missing\"}").await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{server}: {answer}");
+        // What was sent along with a request that is refused is in nobody's way.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let sent = format!("{post}\r\n123456789");
+        let answer = exchange(&mut stream, &sent, "credentials_missing\"}").await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{server}: {answer}");
+        let get = format!(
+            "GET /health HTTP/1.1\r\nhost: h\r\nx-api-key: {}\r\n\r\n",
+            keys.good
+        );
+        let answer = exchange(&mut stream, &get, "ann").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{server}: {answer}");
+    }
+}
+
 async fn channel(address: SocketAddr) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.unwrap()
@@ -375,11 +529,7 @@ async fn read(
 #[tokio::test]
 async fn tonic_s_own_client_reads_code_message_and_details() {
     let keys = keys().await;
-    for address in [
-        on_axum(keys.keys.clone()).await,
-        on_tonic(keys.keys.clone()).await,
-        on_hyper(keys.keys.clone()).await,
-    ] {
+    for (_, address) in servers(&keys.keys, 1_000).await {
         let (texts, end) = read(address, HELLO, "you", Some(&keys.good)).await;
         assert_eq!(texts, ["hello ann: you"]);
         assert!(end.is_ok());
@@ -423,11 +573,7 @@ async fn the_peer_is_found_on_every_server() {
     let here = NewKey::for_owner("ann").networks(["127.0.0.0/8"]);
     let elsewhere = NewKey::for_owner("bob").networks(["10.0.0.0/8"]);
     let (here, elsewhere) = (issue(&keys, here).await, issue(&keys, elsewhere).await);
-    for address in [
-        on_axum(keys.clone()).await,
-        on_tonic(keys.clone()).await,
-        on_hyper(keys.clone()).await,
-    ] {
+    for (_, address) in servers(&keys, 1_000).await {
         for (key, status) in [(&here, 200), (&elsewhere, 403)] {
             let request = Request::get("/health").header("x-api-key", key);
             let answer = ask(address, true, request.body(Full::default()).unwrap()).await;
@@ -502,15 +648,17 @@ async fn one_port_serves_both() {
 #[tokio::test]
 async fn a_credential_in_two_lines_is_ambiguous_on_http2_too() {
     let keys = keys().await;
-    let address = on_hyper(keys.keys).await;
-    let request = Request::get("/orders/7")
-        .header("authorization", format!("Bearer {}", keys.good))
-        .header("authorization", format!("Bearer {}", keys.good));
-    let answer = ask(address, true, request.body(Full::default()).unwrap()).await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.code().as_str()),
-        (400, "credentials_ambiguous")
-    );
+    for (server, address) in servers(&keys.keys, 1_000).await {
+        let request = Request::get("/orders/7")
+            .header("authorization", format!("Bearer {}", keys.good))
+            .header("authorization", format!("Bearer {}", keys.good));
+        let answer = ask(address, true, request.body(Full::default()).unwrap()).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (400, "credentials_ambiguous"),
+            "{server}"
+        );
+    }
 }
 
 #[test]

@@ -316,13 +316,15 @@ pub(crate) fn base64(text: &str) -> Vec<u8> {
     out
 }
 
+pub(crate) type Seen = Arc<Mutex<Vec<Identity>>>;
+
 /// A service, and the identities that it has seen.
 pub(crate) fn identities() -> (
-    Arc<std::sync::Mutex<Vec<Identity>>>,
+    Seen,
     impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send>
     + Clone,
 ) {
-    let seen = Arc::<std::sync::Mutex<Vec<Identity>>>::default();
+    let seen = Seen::default();
     let noted = Arc::clone(&seen);
     let service = tower::service_fn(move |request: Request<()>| {
         let identity = request.extensions().get::<Identity>().cloned();

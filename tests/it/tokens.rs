@@ -607,7 +607,7 @@ async fn each_issuer_vouches_for_its_own() {
     for token in [ours, good] {
         assert_eq!(send(&service, bearer(&token.sign())).await.status, 200);
     }
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     assert_ne!(seen[0].principal(), seen[1].principal());
     assert_eq!(
         (seen[0].scopes().as_str(), seen[1].scopes().as_str()),
