@@ -221,7 +221,7 @@ fn count<E: Error>(elements: &mut usize) -> Result<(), E> {
 struct Seen<'de> {
     few: [Cow<'de, str>; FEW],
     len: usize,
-    more: Option<Box<HashSet<Cow<'de, str>, RandomState>>>,
+    more: Option<HashSet<Cow<'de, str>, RandomState>>,
 }
 
 impl<'de> Seen<'de> {

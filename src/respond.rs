@@ -105,8 +105,10 @@ pub(crate) struct Voice {
     /// By reason and scheme; made at first use.
     prepared: Vec<OnceLock<Prepared>>,
     /// In the same places, by the text that sets them apart.
-    named: Arc<RwLock<Vec<HashMap<Box<str>, Prepared>>>>,
+    named: Arc<RwLock<Vec<Named>>>,
 }
+
+type Named = HashMap<Box<str>, Prepared>;
 
 /// How many sets of scopes, or of quotas, answers are kept for. They are written by the
 /// operator; only expressions with many facts make more of them.
@@ -154,7 +156,7 @@ impl Voice {
         Self {
             settings,
             prepared: (0..places).map(|_| OnceLock::new()).collect(),
-            named: Arc::new(RwLock::new(vec![HashMap::new(); places])),
+            named: Arc::new(RwLock::new(vec![Named::new(); places])),
         }
     }
 

@@ -70,7 +70,7 @@ impl Fields {
         let reset = match self {
             Self::LegacyEpoch => {
                 let at = decision.now.saturating_add(reset);
-                at.unix_seconds() + u64::from(at.unix_nanos() % 1_000_000_000 > 0)
+                at.unix_nanos().div_ceil(1_000_000_000)
             }
             _ => seconds_up(reset),
         };

@@ -32,6 +32,21 @@ macro_rules! plain {
 }
 
 plain! {
+    ConcurrencyLayer: tollgate::limit::ConcurrencyLayer,
+    Concurrent: tollgate::limit::Concurrent,
+    Control: tollgate::limit::Control,
+    Cost: tollgate::limit::Cost,
+    Fields: tollgate::limit::Fields,
+    KeyBy: tollgate::limit::KeyBy,
+    LimitKey: tollgate::limit::LimitKey<'static>,
+    Limited: tollgate::limit::Limited<tollgate::limit::MemoryLimiter>,
+    LimiterUnavailable: tollgate::limit::LimiterUnavailable,
+    MemoryLimiter: tollgate::limit::MemoryLimiter,
+    Plans: tollgate::limit::Plans,
+    Quota: tollgate::limit::Quota,
+    Quotas: tollgate::limit::Quotas,
+    RateLimitLayer: tollgate::RateLimitLayer,
+    Ticket: tollgate::limit::Ticket,
     Algorithm: tollgate::jwks::Algorithm,
     Answer: tollgate::auth::Answer,
     Auth: tollgate::auth::Auth<ApiKeys>,
@@ -86,7 +101,16 @@ plain! {
 }
 
 /// Types that no path leads to from outside.
-const HIDDEN: [&str; 4] = ["DoorStamp", "Reservation", "Shown", "ThrottleStamp"];
+const HIDDEN: [&str; 8] = [
+    "DoorStamp",
+    "LimitStamp",
+    "Paid",
+    "Permit",
+    "PermitStamp",
+    "Reservation",
+    "Shown",
+    "ThrottleStamp",
+];
 
 /// The names of all types that are written down as public.
 fn declared(dir: &Path, names: &mut BTreeSet<String>) {

@@ -176,6 +176,22 @@ fn every_reason_is_what_the_contract_says() {
             "SECURITY_POLICY_VIOLATED",
         ),
         (
+            R::RateLimited,
+            429,
+            "rate_limited",
+            None,
+            ResourceExhausted,
+            "RATE_LIMIT_EXCEEDED",
+        ),
+        (
+            R::LimiterUnavailable,
+            503,
+            "limiter_unavailable",
+            None,
+            Unavailable,
+            "SERVICE_NOT_AVAILABLE",
+        ),
+        (
             R::VerifierUnavailable,
             503,
             "verifier_unavailable",

@@ -234,7 +234,7 @@ impl Authenticate for Jwt {
             Ok(Judged::Good(identity, issuer)) => shared.conclude(identity, issuer, now),
             Ok(Judged::Waits(issuer, wanted)) => {
                 let (shared, token) = (Arc::clone(shared), Zeroizing::new(Box::from(token)));
-                shared.fetch_and_judge(token, issuer, wanted, now)
+                shared.fetch_and_judge(token, issuer, &wanted, now)
             }
             Err(rejection) => Err(rejection).into(),
         })
@@ -368,11 +368,11 @@ impl Shared {
         self: Arc<Self>,
         token: Zeroizing<Box<[u8]>>,
         issuer: usize,
-        wanted: Wanted,
+        wanted: &Wanted,
         now: Timestamp,
     ) -> Pending<Result<Identity, Rejection>> {
-        let Some(fetched) = self.issuers[issuer].source.fetch(&wanted, now) else {
-            return Err(self.issuers[issuer].source.refusal(&wanted, now)).into();
+        let Some(fetched) = self.issuers[issuer].source.fetch(wanted, now) else {
+            return Err(self.issuers[issuer].source.refusal(wanted, now)).into();
         };
         Pending::later(async move {
             fetched.wait().await;
