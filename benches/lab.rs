@@ -16,7 +16,9 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 use tollgate::clock::{Clock, SystemClock, Timestamp};
 use tollgate::jwks::{Algorithm, KeySet};
-use tollgate::keys::{Cached, MemoryKeys, NewKey, Peppers};
+use tollgate::keys::{
+    Cached, KeyFilter, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers,
+};
 use tollgate::limit::{Fields, KeyBy, LimitKey, Limiter, MemoryLimiter, Quota, Quotas, RateLimitLayer};
 use tollgate::pending::Pending;
 use tollgate::testing::TestIssuer;
@@ -94,10 +96,20 @@ impl Keys {
         Self { keys, peppers, good, unknown, mistyped }
     }
 
-    /// The same records, with a cache in front of the memory that they are in.
+    /// The same records in another memory, with a cache in front of it.
     fn behind_a_cache(&self) -> ApiKeys<Cached<MemoryKeys>> {
-        let cached = Cached::new(self.keys.store().clone());
-        ApiKeys::new(cached, self.peppers.clone()).prefix("acme")
+        let store = MemoryKeys::new();
+        let mut filter = KeyFilter::all();
+        loop {
+            let page = drive::block_on(self.keys.store().list(filter.clone())).unwrap();
+            for record in page.records {
+                let record = KeyRecord::clone(&record);
+                assert!(drive::block_on(store.insert(record)).unwrap());
+            }
+            let Some(next) = page.next else { break };
+            filter = filter.after(next);
+        }
+        ApiKeys::new(Cached::new(store), self.peppers.clone()).prefix("acme")
     }
 
     fn protect(&self, router: Router) -> Router {
@@ -283,6 +295,16 @@ fn protect_by_tokens(all: &[Fixture]) -> Router {
 }
 
 fn token_stacks(suite: &mut Suite, all: &[Fixture]) {
+    let known = e_stack::bare().layer(
+        ServiceBuilder::new()
+            .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
+            .layer(RequireLayer::new(scope("read:items"))),
+    );
+    suite.case(
+        "tollgate ES256: auth and scope, token seen before, on the Router",
+        Some("bare Router (ES256 request)"),
+        drive::tower(known, Template::bearer(&fixtures::of(all, "ES256").token), 200),
+    );
     let token = Template::bearer(&fixtures::of(all, "ES256").token);
     suite.case(
         "tollgate ES256: whole stack, token seen before, on the Router",

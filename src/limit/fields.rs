@@ -83,44 +83,49 @@ impl Fields {
 /// The `RateLimit` of quotas as they stand: what is left, and when there will be more. A
 /// client that keeps to `r` in `t` seconds keeps to the rate.
 fn standing(quotas: &Quotas, decision: &Decision) -> HeaderValue {
-    let mut text = String::with_capacity(32 * quotas.rates().len());
-    for ((quota, rate), cell) in quotas.iter().zip(quotas.rates()).zip(decision.cells) {
+    let mut numbers = [(itoa::Buffer::new(), itoa::Buffer::new()); Quotas::MOST];
+    let mut parts = [("", "", ""); Quotas::MOST];
+    let standings = quotas.iter().zip(quotas.rates()).zip(decision.cells);
+    let mut len = 0;
+    for (((part, (left, wait)), ((quota, rate), cell)), at) in
+        parts.iter_mut().zip(&mut numbers).zip(standings).zip(0..)
+    {
         let remaining = rate.remaining(cell, decision.now);
         let time = match rate.step(cell, decision.now, 1) {
             Step::Wait(_, wait) => wait,
             _ => rate.time_of(remaining),
         };
-        if !text.is_empty() {
-            text.push_str(", ");
+        *part = (
+            quota.name(),
+            left.format(remaining),
+            wait.format(seconds_up(time)),
+        );
+        let separator = if at == 0 { 0 } else { SEPARATOR.len() };
+        len += part.0.len() + part.1.len() + part.2.len() + OVERHEAD + separator;
+    }
+    // To the byte: what is too long would be copied.
+    let mut text = String::with_capacity(len);
+    for (at, (name, left, wait)) in parts[..quotas.rates().len()].iter().enumerate() {
+        for part in [
+            if at == 0 { "" } else { SEPARATOR },
+            "\"",
+            name,
+            "\";r=",
+            left,
+            ";t=",
+            wait,
+        ] {
+            text.push_str(part);
         }
-        text.push('"');
-        text.push_str(quota.name());
-        text.push_str("\";r=");
-        push_number(&mut text, remaining.into());
-        text.push_str(";t=");
-        push_number(&mut text, seconds_up(time));
     }
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+const SEPARATOR: &str = ", ";
+/// Of what stands around the name and the numbers.
+const OVERHEAD: usize = "\"\";r=;t=".len();
+
 /// A wait in whole seconds: never shorter than it is, never 0.
 pub(crate) fn seconds_up(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
-}
-
-/// `write!` takes three times as long.
-fn push_number(text: &mut String, number: u64) {
-    let mut digits = [0_u8; 20];
-    let (mut at, mut rest) = (digits.len(), number);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    digits[at..]
-        .iter()
-        .for_each(|digit| text.push(char::from(*digit)));
 }
