@@ -19,6 +19,8 @@ mod leaks;
 mod lifecycle;
 mod on_axum;
 mod paper;
+#[cfg(feature = "redis")]
+mod redis;
 mod refusals;
 mod regressions;
 mod remote_keys;
