@@ -389,6 +389,12 @@ async fn a_door_inside_a_door_is_an_error_that_names_the_fix() {
 fn scripts_of_other_origins_may_read_what_they_need() {
     assert_eq!(
         EXPOSED_HEADERS.map(|name| name.to_string()),
-        ["www-authenticate", "retry-after", "credential-expiration"]
+        [
+            "www-authenticate",
+            "retry-after",
+            "ratelimit",
+            "ratelimit-policy",
+            "credential-expiration"
+        ]
     );
 }
