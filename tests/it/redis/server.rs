@@ -69,6 +69,15 @@ impl Server {
         self.try_command(words).unwrap()
     }
 
+    /// Sends a command after which nothing is answered any more.
+    pub(super) fn tell(&self, command: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream
+            .write_all(format!("{command}\r\n").as_bytes())
+            .unwrap();
+        stream.read_exact(&mut [0; 5]).unwrap(); // +OK
+    }
+
     /// A number, of an answer that is one.
     pub(super) fn number(&self, words: &[&str]) -> i64 {
         let answer = self.command(words);
