@@ -392,9 +392,9 @@ fn scripts_of_other_origins_may_read_what_they_need() {
         [
             "www-authenticate",
             "retry-after",
+            "credential-expiration",
             "ratelimit",
-            "ratelimit-policy",
-            "credential-expiration"
+            "ratelimit-policy"
         ]
     );
 }

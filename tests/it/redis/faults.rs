@@ -184,7 +184,7 @@ async fn what_others_write_locks_nobody_out() {
     let server = Server::start();
     let (limiter, quotas) = (
         limiter(&server.url()),
-        Quotas::from(Quota::per_second(1_000).burst(5)),
+        Quotas::from(Quota::per_second(10).burst(5)),
     );
     take(&limiter, "a", &quotas).await.unwrap();
     let key = server.keys().pop().unwrap();
