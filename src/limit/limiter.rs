@@ -128,6 +128,12 @@ impl Decision {
         self.verdict == Verdict::Admitted
     }
 
+    /// When it was decided, by the clock of the limiter.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// How long to wait before it makes sense to try again. None if it was paid for, or
     /// never will be.
     #[must_use]

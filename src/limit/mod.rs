@@ -48,7 +48,7 @@
 //! - Failed credentials are the business of
 //!   [`ThrottleLayer`](crate::auth::ThrottleLayer).
 //! - Budgets in memory are those of one process. Where there are several, each has its own,
-//!   unless the limiter is one that they share.
+//!   unless the limiter is one that they share, as `RedisLimiter` with the feature `redis`.
 //! - Two layers that count by the same keys need limiters of their own, or quotas of other
 //!   names: budgets are by key and name.
 //!
@@ -69,7 +69,11 @@ mod memory;
 mod plans;
 mod quota;
 mod quotas;
+#[cfg(feature = "redis")]
+mod redis;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{Fallbacks, RedisFault, RedisLimiter, RedisStatus, WhenDown};
 pub use concurrency::{ConcurrencyLayer, Concurrent};
 pub use control::Control;
 pub use fields::Fields;

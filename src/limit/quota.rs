@@ -175,6 +175,20 @@ impl Quota {
         Rate::new(self.count, self.period, self.burst)
     }
 
+    /// A share of it, of one unit at least: rounded down.
+    #[cfg(feature = "redis")]
+    pub(crate) fn share(&self, share: u32, of: u32) -> Self {
+        let (share, of) = (u128::from(share.max(1)), u128::from(of.max(1)));
+        let nanos = (self.period.as_nanos() * of).div_ceil(share);
+        let burst = u128::from(self.burst) * share / of;
+        Self {
+            count: self.count,
+            period: Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
+            burst: u32::try_from(burst).unwrap_or(self.burst).max(1),
+            name: self.name.clone(),
+        }
+    }
+
     fn checked(self) -> Result<Self, ConfigError> {
         let mistake = if self.count == 0 || self.count > MOST || self.burst > MOST {
             "a quota is of 1 to a billion units"

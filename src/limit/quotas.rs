@@ -113,6 +113,12 @@ impl Quotas {
     pub(crate) fn marks(&self) -> &[u64] {
         &self.inner.marks
     }
+
+    /// A share of each.
+    #[cfg(feature = "redis")]
+    pub(crate) fn share(&self, share: u32, of: u32) -> Self {
+        Self::of(self.iter().map(|quota| quota.share(share, of)).collect())
+    }
 }
 
 impl fmt::Debug for Quotas {

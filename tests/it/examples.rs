@@ -260,6 +260,34 @@ fn an_issuer_rotates_its_keys_and_the_api_follows() {
     );
 }
 
+#[cfg(feature = "redis")]
+#[test]
+fn two_nodes_share_one_budget() {
+    let output = Command::new(example("redis"))
+        .env_remove("REDIS_URL")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let admitted: Vec<u32> = text
+        .lines()
+        .filter_map(|line| line.split_once("admitted ")?.1.split_once(" of"))
+        .map(|(sum, _)| {
+            sum.split('+')
+                .map(|n| n.trim().parse::<u32>().unwrap())
+                .sum()
+        })
+        .collect();
+    let [first, second, third] = admitted[..] else {
+        panic!("{text}");
+    };
+    // What comes back while they knock is theirs as well.
+    assert!((12..=17).contains(&first), "{text}");
+    assert!((5..=10).contains(&second), "{text}");
+    assert!((5..=15).contains(&third), "{text}");
+    assert!(text.contains("partitioned: true"), "{text}");
+}
+
 #[test]
 fn a_key_rotates_under_load_without_a_refused_request() {
     let output = Command::new(example("rotation")).output().unwrap();

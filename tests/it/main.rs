@@ -21,6 +21,8 @@ mod limits;
 mod on_axum;
 mod paper;
 mod printed;
+#[cfg(feature = "redis")]
+mod redis;
 mod refusals;
 mod regressions;
 mod remote_keys;

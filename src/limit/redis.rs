@@ -1,0 +1,451 @@
+//! [`RedisLimiter`]: budgets that many processes share.
+
+mod breaker;
+mod denials;
+mod fault;
+mod link;
+mod script;
+mod share;
+mod status;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{Client, Cmd, FromRedisValue, IntoConnectionInfo, Value};
+
+use crate::clock::Timestamp;
+use crate::config::{ConfigError, literal};
+use crate::limit::key::LimitKey;
+use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Ticket};
+use crate::limit::quotas::Quotas;
+use crate::limit::redis::breaker::{Breaker, Pass};
+use crate::limit::redis::denials::Denials;
+use crate::limit::redis::link::{Connection, Link};
+use crate::limit::redis::script::Call;
+use crate::limit::redis::share::Local;
+use crate::limit::redis::status::Watch;
+use crate::pending::Pending;
+use crate::timeout::Timer;
+
+pub use crate::limit::redis::fault::RedisFault;
+pub use crate::limit::redis::share::WhenDown;
+pub use crate::limit::redis::status::{Fallbacks, RedisStatus};
+
+/// Budgets in Redis or Valkey, for as many processes as ask. One round trip, and one script
+/// that decides about all quotas of a caller at once.
+///
+/// Its verdicts are those of a [`MemoryLimiter`](crate::limit::MemoryLimiter) with the clock
+/// of the server, which is the only one that counts: in whole microseconds, and from there on
+/// without rounding. Two nodes never admit more together than one of them would alone.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tollgate::limit::{Quota, RateLimitLayer, RedisLimiter, WhenDown};
+///
+/// let limiter = RedisLimiter::new("redis://127.0.0.1:6379")?
+///     .name("orders")
+///     .deadline(Duration::from_millis(30))
+///     .when_down(WhenDown::LocalShare { share: 1, of: 4 }); // one of four nodes
+/// let layer = RateLimitLayer::new([Quota::per_second(50), Quota::per_day(100_000)])
+///     .limiter(limiter.clone());
+/// println!("{:?}", limiter.status()); // for a gauge
+/// # Ok::<(), tollgate::ConfigError>(())
+/// ```
+///
+/// # When Redis does not answer
+/// A call that takes longer than [`deadline`](Self::deadline) is over, and
+/// [`when_down`](Self::when_down) decides: a share of the quota in this process, unless set.
+/// What was sent is never sent again, or it might be charged twice; only a script that the
+/// server says it has not is told it and run, once. After three failures in a row, or when
+/// there is no connection to be had, nothing is asked for a tenth of a second, and twice as
+/// long after each probe that fails, up to five seconds. [`RedisLimiter::status`] counts all
+/// of that.
+///
+/// What needs a person, a wrong password or a right that is missing, is an event of the level
+/// error, once. Nothing here prints an address, a password or a key.
+///
+/// # What is stored
+/// A string for each caller and set of names of quotas, `tg:{digest}:fingerprint`, of 16
+/// bytes for each quota, and one for each ban. The digest does not give away who it is. They
+/// expire when the budget has come back, and both are in one slot of a cluster. A plan with
+/// other numbers goes on where the last one stood; one with quotas of other names starts
+/// anew.
+///
+/// What is refused is remembered here, for as long as Redis would refuse it and a second at
+/// the most, for ten thousand callers: who knocks a thousand times a second is asked about
+/// once. A refund, a reset or the end of a ban by another process is seen within that second.
+///
+/// # Deployment
+/// - Redis 5 or later, or Valkey; the primary, and not a replica.
+/// - A `maxmemory-policy` of `noeviction` or `volatile-ttl`. What is evicted admits one burst
+///   too many.
+/// - Users need `EVALSHA`, `SCRIPT LOAD`, `GET`, `SET`, `DEL` and `TIME` on `tg:*`.
+/// - For `rediss://`, turn on a TLS feature of the crate `redis` in your own `Cargo.toml`:
+///   `tokio-rustls-comp`, with the provider of rustls that you use, or
+///   `tokio-native-tls-comp`.
+///
+/// # Cost
+/// A round trip, in a box. Nothing is done when it is made: the connection is opened at the
+/// first request, on the runtime of that request, and all share it.
+#[derive(Clone)]
+pub struct RedisLimiter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    link: Link,
+    breaker: Breaker,
+    denials: Denials,
+    local: Local,
+    watch: Watch,
+    timer: Timer,
+    loading: tokio::sync::Mutex<()>,
+    /// How often the script was told.
+    loads: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Settings {
+    client: Client,
+    name: Box<str>,
+    deadline: Duration,
+    when_down: WhenDown,
+}
+
+impl RedisLimiter {
+    /// Budgets there: `redis://[user:password@]host[:port][/database]`.
+    ///
+    /// # Errors
+    /// If this is not the URL of a Redis. Whether there is one is found out later.
+    pub fn new(url: &str) -> Result<Self, ConfigError> {
+        let info = url.into_connection_info().map_err(|_| not_a_url())?;
+        // A command is one small packet, and must not wait for another.
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let client = Client::open(info.set_tcp_settings(tcp)).map_err(|_| not_a_url())?;
+        Ok(Self::from_client(client))
+    }
+
+    /// Budgets where a client of the crate `redis` connects to: for certificates of your own,
+    /// or a Unix socket.
+    #[must_use]
+    pub fn from_client(client: Client) -> Self {
+        Self::with(Settings {
+            client,
+            name: "".into(),
+            deadline: Duration::from_millis(50),
+            when_down: WhenDown::default(),
+        })
+    }
+
+    /// Names the limit. Limits with the same name share their budgets, in all processes; so
+    /// give each its own where they are not to.
+    #[must_use]
+    pub fn name(self, name: &str) -> Self {
+        self.set(|settings| settings.name = name.into())
+    }
+
+    /// Sets how long a request waits for Redis, a connection included: 50 ms unless set, and
+    /// a millisecond to ten seconds.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        let deadline = deadline.clamp(Duration::from_millis(1), Duration::from_secs(10));
+        self.set(|settings| settings.deadline = deadline)
+    }
+
+    /// Sets what is done while Redis cannot be asked.
+    ///
+    /// # Panics
+    /// If a share is nothing, or more than the whole.
+    #[must_use]
+    #[track_caller]
+    pub fn when_down(self, when_down: WhenDown) -> Self {
+        literal(self.try_when_down(when_down))
+    }
+
+    /// As [`RedisLimiter::when_down`], for what comes from configuration.
+    ///
+    /// # Errors
+    /// Where `when_down` panics.
+    pub fn try_when_down(self, when_down: WhenDown) -> Result<Self, ConfigError> {
+        match when_down {
+            WhenDown::LocalShare { share, of } if share == 0 || share > of => Err(
+                ConfigError::new("the share of a node is something, and not more than the whole"),
+            ),
+            _ => Ok(self.set(|settings| settings.when_down = when_down)),
+        }
+    }
+
+    /// How things stand with Redis, and what has happened so far.
+    #[must_use]
+    pub fn status(&self) -> RedisStatus {
+        self.inner.watch.status(self.inner.breaker.is_open())
+    }
+
+    fn with(settings: Settings) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                link: Link::new(settings.client.clone()),
+                breaker: Breaker::default(),
+                denials: Denials::new(),
+                local: Local::new(settings.when_down),
+                watch: Watch::default(),
+                timer: Timer::default(),
+                loading: tokio::sync::Mutex::default(),
+                loads: AtomicU64::new(0),
+                settings,
+            }),
+        }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = self.inner.settings.clone();
+        change(&mut settings);
+        Self::with(settings)
+    }
+
+    /// Sends what nobody waits to be decided.
+    fn tell(&self, ticket: Ticket, command: Cmd) -> Pending<()> {
+        let Some(permit) = Permit::of(&self.inner) else {
+            self.inner.denials.forget(ticket);
+            self.inner.watch.lost.add();
+            return Pending::Ready(());
+        };
+        Pending::later(async move {
+            let inner = Arc::clone(&permit.inner);
+            let told = inner.send::<Value>(&command).await;
+            if told.is_err() {
+                inner.watch.lost.add();
+            }
+            inner.denials.forget(ticket);
+            permit.conclude(told.err());
+        })
+    }
+}
+
+impl Limiter for RedisLimiter {
+    fn take(
+        &self,
+        key: &LimitKey<'_>,
+        quotas: &Quotas,
+        cost: u32,
+        now: Timestamp,
+    ) -> Pending<Result<Decision, LimiterUnavailable>> {
+        let (inner, ticket) = (&self.inner, self.ticket(key));
+        let denied = inner.denials.find(ticket, quotas, cost, Instant::now());
+        if let Some(denied) = denied {
+            inner.watch.denied_locally.add();
+            return Ok(denied).into();
+        }
+        let Some(permit) = Permit::of(inner) else {
+            return inner.fall_back(ticket, quotas, cost, now).into();
+        };
+        Pending::later(ask(permit, ticket, quotas.clone(), cost, now))
+    }
+
+    fn settle(&self, ticket: Ticket, quotas: &Quotas, units: i64, now: Timestamp) -> Pending<()> {
+        self.inner.local.settle(ticket, quotas, units, now);
+        self.tell(ticket, Call::settle(ticket, quotas, units).command())
+    }
+
+    fn ban(&self, ticket: Ticket, until: Timestamp, now: Timestamp) -> Pending<()> {
+        self.inner.local.ban(ticket, until, now);
+        self.tell(ticket, Call::ban(ticket, until.since(now)).command())
+    }
+
+    fn reset(&self, ticket: Ticket, quotas: &Quotas) -> Pending<()> {
+        self.inner.local.reset(ticket, quotas);
+        self.tell(ticket, script::reset(ticket, quotas))
+    }
+
+    fn ticket(&self, key: &LimitKey<'_>) -> Ticket {
+        let digest = key.digest(&self.inner.settings.name);
+        Ticket::new(u128::from_be_bytes(digest))
+    }
+}
+
+async fn ask(
+    permit: Permit,
+    ticket: Ticket,
+    quotas: Quotas,
+    cost: u32,
+    now: Timestamp,
+) -> Result<Decision, LimiterUnavailable> {
+    let inner = Arc::clone(&permit.inner);
+    let asked = Instant::now();
+    let answer = inner
+        .send(&Call::take(ticket, &quotas, cost).command())
+        .await;
+    let decided = answer.and_then(|answer: Vec<i64>| {
+        let decided = script::decision(&answer, &quotas, cost, ticket);
+        decided.map_err(|fault| {
+            inner.link.discard_open();
+            Failure { fault, weight: 1 }
+        })
+    });
+    permit.conclude(decided.as_ref().err().copied());
+    let Ok(decision) = decided else {
+        return inner.fall_back(ticket, &quotas, cost, now);
+    };
+    if decision.is_admitted() {
+        // What is remembered would tell them to wait for too short a time.
+        inner.denials.forget(ticket);
+        inner.local.follow(ticket, &quotas, cost, now);
+    } else {
+        inner
+            .denials
+            .keep(&decision, &quotas, asked, Instant::now());
+    }
+    Ok(decision)
+}
+
+impl Inner {
+    fn fall_back(
+        &self,
+        ticket: Ticket,
+        quotas: &Quotas,
+        cost: u32,
+        now: Timestamp,
+    ) -> Result<Decision, LimiterUnavailable> {
+        self.watch.fell_back(self.settings.when_down);
+        self.local.decide(ticket, quotas, cost, now)
+    }
+
+    /// Sends a command, within the deadline.
+    async fn send<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
+        let sent = self
+            .timer
+            .within(self.settings.deadline, self.exchange(command));
+        sent.await.unwrap_or(Err(Failure {
+            fault: RedisFault::TimedOut,
+            weight: 1,
+        }))
+    }
+
+    async fn exchange<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
+        let opened = self.link.connection().await;
+        let mut connection = opened.map_err(|fault| Failure {
+            fault,
+            weight: breaker::TRIPS,
+        })?;
+        let loads = self.loads.load(Ordering::Acquire);
+        match self.send_once(&mut connection, command).await {
+            // The one error that says that nothing has happened.
+            Err(failure) if failure.fault == RedisFault::ScriptLost => {}
+            sent => return sent,
+        }
+        self.load(&mut connection, loads).await?;
+        self.send_once(&mut connection, command).await
+    }
+
+    /// Tells the script, unless another call has done so in the meantime.
+    async fn load(&self, connection: &mut Connection, loads: u64) -> Result<(), Failure> {
+        let _loading = self.loading.lock().await;
+        if self.loads.load(Ordering::Acquire) != loads {
+            return Ok(());
+        }
+        self.watch.reloads.add();
+        self.send_once::<Value>(connection, &script::load()).await?;
+        self.loads.store(loads + 1, Ordering::Release);
+        Ok(())
+    }
+
+    async fn send_once<T: FromRedisValue>(
+        &self,
+        connection: &mut Connection,
+        command: &Cmd,
+    ) -> Result<T, Failure> {
+        self.watch.round_trips.add();
+        let sent = command.query_async(&mut connection.redis).await;
+        sent.map_err(|error| {
+            let fault = RedisFault::of(&error);
+            let is_first = fault.ends_connection() && self.link.discard(connection);
+            // However many were on a connection that is cut, it is cut once.
+            let weight = u32::from(is_first || fault != RedisFault::Unreachable);
+            Failure { fault, weight }
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Failure {
+    fault: RedisFault,
+    /// How much it matters to the breaker.
+    weight: u32,
+}
+
+/// To ask Redis once.
+struct Permit {
+    inner: Arc<Inner>,
+    pass: Pass,
+    is_concluded: bool,
+}
+
+impl Permit {
+    fn of(inner: &Arc<Inner>) -> Option<Self> {
+        Some(Self {
+            pass: inner.breaker.pass(Instant::now())?,
+            inner: Arc::clone(inner),
+            is_concluded: false,
+        })
+    }
+
+    fn conclude(mut self, failure: Option<Failure>) {
+        self.is_concluded = true;
+        let Inner {
+            breaker,
+            link,
+            watch,
+            ..
+        } = &*self.inner;
+        let now = Instant::now();
+        let has_failed = match failure {
+            Some(Failure { fault, weight }) if !fault.is_of_one_key() => {
+                let is_outage = breaker.failed(self.pass, weight, now);
+                watch.failed(fault, is_outage, now);
+                if is_outage {
+                    // It may have fallen silent: the probe tries another one.
+                    link.discard_open();
+                }
+                true
+            }
+            Some(Failure { fault, .. }) => {
+                watch.failed(fault, false, now);
+                false
+            }
+            None => false,
+        };
+        if !has_failed && breaker.succeeded(self.pass) {
+            watch.recovered();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.is_concluded {
+            self.inner.breaker.abandoned(self.pass);
+        }
+    }
+}
+
+impl fmt::Debug for RedisLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.inner.settings;
+        f.debug_struct("RedisLimiter")
+            .field("name", &settings.name)
+            .field("deadline", &settings.deadline)
+            .field("when_down", &settings.when_down)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The URL is not told: it may have a password in it.
+fn not_a_url() -> ConfigError {
+    ConfigError::new(
+        "the URL of a Redis reads redis://[user:password@]host[:port][/database]; rediss:// \
+         needs a TLS feature of the crate `redis`",
+    )
+}

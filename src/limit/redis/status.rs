@@ -1,0 +1,141 @@
+//! [`RedisStatus`]: how things stand with Redis.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::limit::redis::fault::RedisFault;
+use crate::limit::redis::share::WhenDown;
+
+/// How things stand with Redis, and what has happened so far: for a gauge and some counters.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct RedisStatus {
+    /// Whether Redis is not asked at the moment, but for a probe now and then.
+    pub is_partitioned: bool,
+    /// How many requests were decided without Redis, because it could not be asked.
+    pub fallbacks: Fallbacks,
+    /// How many were refused without asking, because Redis would have refused them.
+    pub denied_locally: u64,
+    /// How many commands were sent.
+    pub round_trips: u64,
+    /// How often the script had to be told again.
+    pub reloads: u64,
+    /// How many charges, refunds, bans and resets may not have arrived.
+    pub lost: u64,
+    /// Why Redis could not be asked the last time that it could not.
+    pub last_fault: Option<RedisFault>,
+}
+
+/// How requests were decided that Redis could not be asked about: see [`WhenDown`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Fallbacks {
+    /// By the share of this process.
+    pub local_share: u64,
+    /// They were admitted.
+    pub open: u64,
+    /// They were refused with a 503.
+    pub closed: u64,
+}
+
+impl Fallbacks {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.local_share + self.open + self.closed
+    }
+}
+
+/// Counts, and says what an operator has to hear, once.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    pub(super) denied_locally: Counter,
+    pub(super) round_trips: Counter,
+    pub(super) reloads: Counter,
+    pub(super) lost: Counter,
+    local_share: Counter,
+    open: Counter,
+    closed: Counter,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+#[derive(Debug, Default)]
+struct Trouble {
+    last: Option<RedisFault>,
+    /// What was reported, and when it was seen last.
+    reported: Option<(RedisFault, Instant)>,
+}
+
+impl Counter {
+    pub(super) fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Watch {
+    pub(super) fn status(&self, is_partitioned: bool) -> RedisStatus {
+        RedisStatus {
+            is_partitioned,
+            fallbacks: Fallbacks {
+                local_share: self.local_share.get(),
+                open: self.open.get(),
+                closed: self.closed.get(),
+            },
+            denied_locally: self.denied_locally.get(),
+            round_trips: self.round_trips.get(),
+            reloads: self.reloads.get(),
+            lost: self.lost.get(),
+            last_fault: self.trouble.lock().last,
+        }
+    }
+
+    pub(super) fn fell_back(&self, when_down: WhenDown) {
+        match when_down {
+            WhenDown::LocalShare { .. } => self.local_share.add(),
+            WhenDown::Open => self.open.add(),
+            WhenDown::Closed => self.closed.add(),
+        }
+    }
+
+    /// One call has failed. It is worth an event if nothing is asked from now on, or if
+    /// somebody has to do something.
+    pub(super) fn failed(&self, fault: RedisFault, is_outage: bool, now: Instant) {
+        let mut trouble = self.trouble.lock();
+        trouble.last = Some(fault);
+        if !is_outage && !fault.is_misconfiguration() {
+            tracing::debug!(target: TARGET, %fault, "Redis did not decide");
+            return;
+        }
+        let is_known = trouble.reported.is_some_and(|(reported, seen)| {
+            reported == fault && now.saturating_duration_since(seen) < REPORTED_AGAIN
+        });
+        trouble.reported = Some((fault, now));
+        drop(trouble);
+        if is_known {
+            return;
+        }
+        if fault.is_misconfiguration() {
+            tracing::error!(target: TARGET, %fault, "Redis is not set up for a limiter");
+        } else {
+            tracing::warn!(target: TARGET, %fault, "Redis does not decide any more");
+        }
+    }
+
+    pub(super) fn recovered(&self) {
+        self.trouble.lock().reported = None;
+        tracing::info!(target: TARGET, "Redis decides again");
+    }
+}
+
+const TARGET: &str = "tollgate::limit";
+/// What is still the same is said again if it had been gone for so long.
+const REPORTED_AGAIN: Duration = Duration::from_secs(60);
