@@ -112,6 +112,29 @@ const HIDDEN: [&str; 8] = [
     "ThrottleStamp",
 ];
 
+/// Those that are there with the feature `redis`.
+const REDIS: [&str; 5] = [
+    "Fallbacks",
+    "RedisFault",
+    "RedisLimiter",
+    "RedisStatus",
+    "WhenDown",
+];
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_limiter_in_redis_does_not_print_its_password() {
+    use tollgate::limit::{RedisLimiter, WhenDown};
+    let limiter = RedisLimiter::new("redis://ann:pa55w0rd@127.0.0.1:1/").unwrap();
+    let text = format!("{limiter:?} {:?} {:?}", limiter.status(), WhenDown::Open);
+    assert!(!text.contains("pa55w0rd"), "{text}");
+    let text = format!(
+        "{:?}",
+        RedisLimiter::new("redis://:pa55w0rd@[").unwrap_err()
+    );
+    assert!(!text.contains("pa55w0rd"), "{text}");
+}
+
 /// The names of all types that are written down as public.
 fn declared(dir: &Path, names: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -285,7 +308,7 @@ async fn every_public_type_is_listed_and_prints_no_secret() {
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
         &mut names,
     );
-    let listed = plain().into_iter().chain(HIDDEN);
+    let listed = plain().into_iter().chain(HIDDEN).chain(REDIS);
     let listed = listed.chain(printed.iter().map(|(name, _)| *name));
     let listed: BTreeSet<String> = listed.map(str::to_owned).collect();
     let missing: Vec<_> = names.difference(&listed).collect();
