@@ -262,6 +262,7 @@ impl Identity {
     }
 
     /// The same, bound to what its token is bound to, whatever else has become of it.
+    #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
     pub(crate) fn bound_like(self, certificate: Option<[u8; 32]>, end: Option<Timestamp>) -> Self {
         if self.inner.certificate == certificate && self.inner.expires_at == end {
             return self;

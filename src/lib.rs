@@ -55,3 +55,6 @@ pub use identity::Identity;
 pub use keys::ApiKeys;
 pub use limit::{Quota, RateLimitLayer};
 pub use rejection::Rejection;
+
+#[cfg(test)]
+mod vectors;

@@ -39,6 +39,7 @@ impl Cell {
         (self.nanos, self.part)
     }
 
+    #[cfg(any(feature = "redis", test))]
     pub(crate) const fn from_parts(nanos: u64, part: u32) -> Self {
         Self { nanos, part }
     }
@@ -361,6 +362,44 @@ mod tests {
                 let expected = step["retry_after_ns"].as_u64().map(Duration::from_nanos);
                 assert_eq!(retry_after, expected, "{what}");
             }
+        }
+    }
+
+    /// The table of `throttled`, which other limiters are tested with too.
+    #[test]
+    fn the_table_of_throttled_holds() {
+        let Some(table) = crate::vectors::json("gcra/throttled_rate_test.json") else {
+            return;
+        };
+        let seconds = |value: &Value| Duration::from_secs_f64(value.as_f64().unwrap());
+        let interval = seconds(&table["quota"]["emission_interval_s"]);
+        let burst = u32::try_from(table["quota"]["limit"].as_u64().unwrap()).unwrap();
+        let rate = Rate::new(1, interval, burst);
+        let start = at(1 << 60);
+        let mut cell = Cell::default();
+        for (n, row) in table["steps"].as_array().unwrap().iter().enumerate() {
+            let now = start.saturating_add(seconds(&row["at_s"]));
+            let cost = u32::try_from(row["cost"].as_u64().unwrap()).unwrap();
+            let verdict = rate.step(cell, now, cost);
+            let mut retry_after = -1.0;
+            match verdict {
+                Step::Paid(paid) if cost > 0 => cell = paid,
+                Step::Wait(_, wait) => retry_after = wait.as_secs_f64(),
+                Step::Paid(_) | Step::Never => {}
+            }
+            let limited = !matches!(verdict, Step::Paid(_));
+            assert_eq!(limited, row["limited"].as_bool().unwrap(), "row {n}");
+            assert_eq!(
+                u64::from(rate.remaining(cell, now)),
+                row["remaining"].as_u64().unwrap()
+            );
+            let reset = rate.until_full(cell, now);
+            assert_eq!(reset, seconds(&row["reset_after_s"]), "row {n}");
+            assert_eq!(
+                retry_after,
+                row["retry_after_s"].as_f64().unwrap(),
+                "row {n}"
+            );
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 
 use ipnet::IpNet;
+#[cfg(any(feature = "redis", test))]
 use sha2::{Digest, Sha256};
 
 use crate::config::ConfigError;
@@ -112,6 +113,7 @@ impl<'k> LimitKey<'k> {
 
     /// The same in every process: what stores outside are told. It does not give away
     /// what it was made of.
+    #[cfg(any(feature = "redis", test))]
     pub(crate) fn digest(&self, name: &str) -> [u8; 16] {
         let mut hash = Sha256::new();
         let mut text = |tag: u8, text: &[u8]| {

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::hash::RandomState;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashTable;
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::Timestamp;
 use crate::limit::gcra::Cell;
@@ -14,6 +13,7 @@ use crate::limit::key::LimitKey;
 use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Ticket, Verdict};
 use crate::limit::quotas::Quotas;
 use crate::pending::Pending;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Budgets in this process: exact, and in bounded memory.
 ///
@@ -42,6 +42,12 @@ struct Inner {
 #[repr(align(64))]
 #[derive(Default)]
 struct Shard(Mutex<Slots>);
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Default)]
 struct Slots {
@@ -89,11 +95,8 @@ impl MemoryLimiter {
     /// were not forgotten yet.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.inner
-            .shards
-            .iter()
-            .map(|shard| shard.0.lock().table.len())
-            .sum()
+        let shards = self.inner.shards.iter();
+        shards.map(|shard| shard.lock().table.len()).sum()
     }
 
     /// Whether none is.
@@ -105,17 +108,14 @@ impl MemoryLimiter {
     /// How often a budget that was in use had to make room for another.
     #[must_use]
     pub fn evicted(&self) -> u64 {
-        self.inner
-            .shards
-            .iter()
-            .map(|shard| shard.0.lock().evicted)
-            .sum()
+        let shards = self.inner.shards.iter();
+        shards.map(|shard| shard.lock().evicted).sum()
     }
 
     fn slots(&self, caller: u64) -> MutexGuard<'_, Slots> {
         // The upper bits: the table uses the others.
         let shard = (caller >> 56) as usize % SHARDS;
-        self.inner.shards[shard].0.lock()
+        self.inner.shards[shard].lock()
     }
 }
 
@@ -327,8 +327,62 @@ fn id(caller: u64, mark: u64) -> u64 {
         ^ caller
 }
 
-const SHARDS: usize = 256;
+/// A model of all interleavings has one key, and no room for more shards.
+const SHARDS: usize = if cfg!(tollgate_loom) { 1 } else { 256 };
 /// How many slots are looked at when one is made.
 const LOOKED_AT: usize = 4;
 /// The mark of a ban.
 const BAN: u64 = 0;
+
+/// Every order in which two callers with one key, and one who settles, can meet.
+#[cfg(all(test, tollgate_loom))]
+mod models {
+    use loom::thread;
+
+    use super::*;
+    use crate::limit::quota::Quota;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+    fn take(limiter: &MemoryLimiter, quotas: &Quotas) -> bool {
+        let taken = limiter.take(&LimitKey::custom("ann"), quotas, 1, NOW);
+        matches!(taken, Pending::Ready(Ok(decision)) if decision.is_admitted())
+    }
+
+    #[test]
+    fn what_there_is_one_of_is_given_to_one() {
+        loom::model(|| {
+            let limiter = MemoryLimiter::with_capacity(4);
+            let quotas = Quotas::new([Quota::per_day(1), Quota::per_hour(9)]);
+            let (other, theirs) = (limiter.clone(), quotas.clone());
+            let thread = thread::spawn(move || take(&other, &theirs));
+            let ours = take(&limiter, &quotas);
+            assert!(ours ^ thread.join().unwrap());
+            assert!(!take(&limiter, &quotas));
+        });
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_again_and_only_once() {
+        loom::model(|| {
+            let limiter = MemoryLimiter::with_capacity(4);
+            let quotas = Quotas::from(Quota::per_day(1));
+            assert!(take(&limiter, &quotas));
+            let (other, theirs) = (limiter.clone(), quotas.clone());
+            let thread = thread::spawn(move || take(&other, &theirs));
+            let ticket = limiter.ticket(&LimitKey::custom("ann"));
+            let _ = limiter.settle(ticket, &quotas, -1, NOW);
+            let ours = take(&limiter, &quotas);
+            let others = thread.join().unwrap();
+            // One of the three is let in: after the refund there is one unit.
+            let late = take(&limiter, &quotas);
+            assert_eq!(
+                [ours, others, late]
+                    .into_iter()
+                    .filter(|taken| *taken)
+                    .count(),
+                1
+            );
+        });
+    }
+}

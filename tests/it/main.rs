@@ -32,6 +32,7 @@ mod rotation;
 mod rules;
 #[cfg(feature = "tonic")]
 mod servers;
+mod structured;
 mod support;
 mod throttle;
 mod tidy;

@@ -2,8 +2,6 @@
 //!
 //! They are not part of the repository: see `TOLLGATE_VECTORS` in `CONTRIBUTING.md`.
 
-use std::path::PathBuf;
-
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
@@ -13,24 +11,7 @@ use crate::auth::jwt::compact::{Compact, MOST_SIGNATURE};
 use crate::auth::jwt::header::Headers;
 use crate::config::ConfigError;
 use crate::jwks::{Algorithm, Backend, KeySet, Ring, Verdict};
-
-/// The text of a file of vectors; nothing where there are none, outside of CI.
-fn vectors(file: &str) -> Option<String> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/vectors"));
-    let root = std::env::var_os("TOLLGATE_VECTORS").map_or_else(beside, PathBuf::from);
-    match std::fs::read_to_string(root.join(file)) {
-        Ok(text) => Some(text),
-        Err(_) if std::env::var_os("CI").is_none() => {
-            println!("{file} was left out: set TOLLGATE_VECTORS to where the vectors are");
-            None
-        }
-        Err(error) => panic!("{file} is missing ({error}): set TOLLGATE_VECTORS"),
-    }
-}
-
-fn json(file: &str) -> Option<Value> {
-    vectors(file).map(|text| serde_json::from_str(&text).unwrap())
-}
+use crate::vectors::{json, vectors};
 
 const EVERY: [Algorithm; 13] = {
     use Algorithm::{
