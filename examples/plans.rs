@@ -48,12 +48,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })
         .refund_server_errors();
 
-    let usage = limit.control();
+    let (control, known) = (limit.control(), plans.clone());
     let app = Router::new()
         .route("/complete", get(complete))
         .route(
             "/left",
-            get(move |identity: Identity| left(usage, identity)),
+            get(move |identity: Identity| left(control, known, identity)),
         )
         .route(
             "/upgrade",
@@ -86,16 +86,15 @@ async fn complete() -> impl IntoResponse {
     (Extension(Cost(words)), text)
 }
 
-/// Looking costs nothing.
-async fn left(control: Control, identity: Identity) -> Json<Value> {
-    let quotas = units(if identity.plan() == Some("pro") {
-        1_000
-    } else {
-        100
-    });
-    let caller = LimitKey::principal(identity.principal());
-    let left = control.peek(&caller, &quotas).await;
-    Json(json!({ "units": left.ok().and_then(|standing| standing.remaining(&quotas).next()) }))
+/// Looking costs nothing. Who has no limit is told null.
+async fn left(control: Control, plans: Plans, identity: Identity) -> Json<Value> {
+    let mut left = None;
+    if let Some(quotas) = plans.of(identity.plan()) {
+        let caller = LimitKey::principal(identity.principal());
+        let standing = control.peek(&caller, &quotas).await;
+        left = standing.ok().and_then(|it| it.remaining(&quotas).next());
+    }
+    Json(json!({ "units": left }))
 }
 
 /// From the next request on.

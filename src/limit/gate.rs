@@ -79,7 +79,7 @@ impl<L: Limiter> Check for Limited<L> {
         let quotas = match &limit.quotas {
             _ if identity.is_none() && context::is_preflight(&parts.extensions) => None,
             Choice::Fixed(quotas) => Some(quotas.clone()),
-            Choice::Plans(plans) => plans.of(identity),
+            Choice::Plans(plans) => plans.of(identity.and_then(Identity::plan)),
             Choice::Function(choose) => choose(identity, parts),
         };
         let Some(quotas) = quotas else {

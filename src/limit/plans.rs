@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::identity::Identity;
 use crate::limit::quotas::Quotas;
 
 /// Quotas by the name of the plan that a caller is on; see
@@ -22,6 +21,8 @@ use crate::limit::quotas::Quotas;
 ///     .unlimited("internal");
 /// let layer = RateLimitLayer::by_plan(plans.clone());
 /// plans.set("pro", Quota::per_minute(1_200)); // a minute later
+/// assert_eq!(plans.of(Some("pro")), Some(Quota::per_minute(1_200).into()));
+/// assert_eq!(plans.of(Some("internal")), None);
 /// ```
 #[derive(Clone)]
 pub struct Plans {
@@ -83,9 +84,11 @@ impl Plans {
         self.write(|named| *named = new);
     }
 
-    pub(crate) fn of(&self, identity: Option<&Identity>) -> Option<Quotas> {
+    /// The quotas of a caller on this plan, as
+    /// [`Identity::plan`](crate::Identity::plan) has it, or on none. `None` where nothing limits
+    /// them.
+    pub fn of(&self, plan: Option<&str>) -> Option<Quotas> {
         let named = self.plans.read().unwrap_or_else(PoisonError::into_inner);
-        let plan = identity.and_then(Identity::plan);
         match plan.and_then(|plan| named.plans.get(plan)) {
             Some(quotas) => quotas.clone(),
             None => named.others.clone(),
