@@ -21,8 +21,10 @@ use crate::limit::quotas::Quotas;
 ///     .unlimited("internal");
 /// let layer = RateLimitLayer::by_plan(plans.clone());
 /// plans.set("pro", Quota::per_minute(1_200)); // a minute later
-/// assert_eq!(plans.of(Some("pro")), Some(Quota::per_minute(1_200).into()));
-/// assert_eq!(plans.of(Some("internal")), None);
+///
+/// let pro = plans.of(Some("pro")).expect("a limit");
+/// assert!(pro.iter().eq([&Quota::per_minute(1_200)]));
+/// assert!(plans.of(Some("internal")).is_none());
 /// ```
 #[derive(Clone)]
 pub struct Plans {
