@@ -190,5 +190,9 @@ impl Demo {
             println!("  curl -i -X {method} {url}{path} -H '{field}'  # {outcome}");
         }
         println!("  curl -i {url}/.well-known/oauth-protected-resource  # where to get a token");
+        println!(
+            "  curl -s -o /dev/null -w '%{{http_code}}\\n' '{url}/orders?[1-1500]' -H 'X-API-Key: {}' | uniq -c  # 429 after a thousand",
+            credential("reader_key")
+        );
     }
 }
