@@ -23,19 +23,22 @@ use serde::Serialize;
 use crate::body::Body;
 use crate::credential::Scheme;
 use crate::grpc::{self, Dialect};
-use crate::limit::{RATELIMIT, RATELIMIT_POLICY};
+use crate::limit::{LIMIT, RATELIMIT, RATELIMIT_POLICY, REMAINING, RESET};
 use crate::rejection::{Reason, Rejection};
 use crate::scope::ScopeSet;
 
 /// The response header fields of this crate that a browser's script may want to
 /// read, those of gRPC-Web included. Give them to the `Access-Control-Expose-Headers` of
 /// your CORS layer, and put that layer outside of `AuthLayer`, so that refusals get its fields too.
-pub const EXPOSED_HEADERS: [HeaderName; 8] = [
+pub const EXPOSED_HEADERS: [HeaderName; 11] = [
     WWW_AUTHENTICATE,
     RETRY_AFTER,
     CREDENTIAL_EXPIRATION,
     RATELIMIT,
     RATELIMIT_POLICY,
+    LIMIT,
+    REMAINING,
+    RESET,
     grpc::GRPC_STATUS,
     grpc::GRPC_MESSAGE,
     grpc::GRPC_DETAILS,
@@ -245,6 +248,8 @@ impl Voice {
             return;
         }
         let mut rejection = rejection.clone().with_request_id(request_id);
+        // They stand in the response, beside those of layers between.
+        rejection.clear_fields();
         rejection.scheme = scheme.or(rejection.scheme);
         let (parts, body) = self.answer_at_door(rejection).into_parts();
         // What a layer between has said of the body that is replaced here.

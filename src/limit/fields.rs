@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::limit::gcra::{Rate, Step};
-use crate::limit::limiter::Decision;
+use crate::limit::limiter::{Decision, Verdict};
 use crate::limit::quotas::Quotas;
 
 /// The response fields that tell a client about its budget. Over gRPC there are none: they
@@ -30,9 +30,9 @@ pub enum Fields {
 
 pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub(crate) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+pub(crate) const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+pub(crate) const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+pub(crate) const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// The `RateLimit-Policy` of quotas: what can be used at once, and in what time it comes
 /// back.
@@ -94,6 +94,14 @@ fn standing(quotas: &Quotas, decision: &Decision) -> HeaderValue {
         let time = match rate.step(cell, decision.now, 1) {
             Step::Wait(_, wait) => wait,
             _ => rate.time_of(remaining),
+        };
+        // What refused it tells nobody to wait for longer than `Retry-After` does.
+        let time = match decision.verdict {
+            Verdict::Refused {
+                violated,
+                wait: Some(wait),
+            } if violated & (1 << at) != 0 => time.min(wait),
+            _ => time,
         };
         *part = (
             quota.name(),

@@ -87,4 +87,4 @@ pub use plans::Plans;
 pub use quota::Quota;
 pub use quotas::Quotas;
 
-pub(crate) use fields::{RATELIMIT, RATELIMIT_POLICY};
+pub(crate) use fields::{LIMIT, RATELIMIT, RATELIMIT_POLICY, REMAINING, RESET};

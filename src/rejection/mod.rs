@@ -179,6 +179,10 @@ impl Rejection {
         self
     }
 
+    pub(crate) fn clear_fields(&mut self) {
+        self.fields = None;
+    }
+
     pub(crate) fn fields(&self) -> Option<&HeaderMap> {
         self.fields.as_deref()
     }
