@@ -276,7 +276,7 @@ where
 
 /// Runs what may run a user's code. What a panic leaves half done is dropped with
 /// the request that it refuses.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Rejection> {
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Rejection> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| Rejection::panicked())
 }
 

@@ -18,8 +18,9 @@ use http::{HeaderName, Request, Response};
 use http_body_util::Empty;
 use tollgate::auth::Source;
 use tollgate::keys::{Cached, MemoryKeys, NewKey};
+use tollgate::limit::{Fields, Quota, RateLimitLayer};
 use tollgate::testing::TestIssuer;
-use tollgate::{ApiKeys, AuthLayer, Jwt, RequireLayer, scope};
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, scope};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 use support::{issue, keys_over, with};
@@ -96,6 +97,20 @@ async fn a_key_in_a_cache_allocates_no_more_than_one_in_memory() {
     let in_cache = AuthLayer::new(cached(store)).layer(Inner);
     in_cache.clone().oneshot(request.clone()).await.unwrap();
     assert!(allocations(&in_cache, &request) <= allocations(&in_memory, &request));
+}
+
+#[tokio::test]
+async fn a_limit_allocates_nothing_but_what_it_tells() {
+    let mut request = with("x-other", "");
+    let ann = Identity::for_test().subject("ann").build();
+    request.extensions_mut().insert(ann);
+    let quotas = || [Quota::per_second(50).burst(1_000), Quota::per_day(100_000)];
+    let limit = RateLimitLayer::new(quotas());
+    let bare = allocations(&Inner, &request);
+    let told = allocations(&limit.clone().layer(Inner), &request) - bare;
+    assert!(told <= 4, "{told}");
+    let untold = allocations(&limit.fields(Fields::Off).layer(Inner), &request);
+    assert_eq!(untold, bare);
 }
 
 /// Row A8: however long a credential is, no copy is made of what is over the cap.

@@ -10,7 +10,7 @@ use http::{HeaderMap, Response};
 
 use crate::body::Body;
 use crate::context;
-use crate::gate::{Check, Stamp};
+use crate::gate::{Check, Stamp, caught};
 use crate::grpc::{Dialect, is_server_error};
 use crate::identity::Identity;
 use crate::limit::fields::Fields;
@@ -22,7 +22,9 @@ use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
 
 /// What a request has cost, as its handler knows it afterwards: put it into the extensions of
-/// the response. What was charged before is made up to it, in either direction.
+/// the response. What was charged before is made up to it, in either direction, by each limit
+/// that has a [`cost`](crate::limit::RateLimitLayer::cost). One that has none counts requests,
+/// and goes on to.
 ///
 /// ```
 /// use axum::response::IntoResponse;
@@ -86,7 +88,7 @@ impl<L: Limiter> Check for Limited<L> {
             return Ok(Paid(None)).into();
         };
         let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
-        let now = limit.now_for(identity);
+        let now = limit.now();
         let taken = limit.key.with(parts, &limit.clients, |key| {
             limit.limiter.take(key, &quotas, cost, now)
         });
@@ -124,7 +126,12 @@ fn conclude(
         let (reason, cause) = (Reason::LimiterUnavailable, Cause::LimiterUnavailable);
         return Err(Rejection::new(reason, cause));
     };
-    let (violated, wait, cause) = match decision.verdict {
+    let verdict = match decision.verdict {
+        // Who asks for nothing is refused nothing, in debt or not.
+        Verdict::Refused { .. } if cost == 0 => Verdict::Admitted,
+        verdict => verdict,
+    };
+    let (violated, wait, cause) = match verdict {
         Verdict::Admitted => {
             return Ok(Paid(Some(Receipt {
                 quotas,
@@ -171,7 +178,8 @@ impl<L> fmt::Debug for LimitStamp<L> {
 impl<L: Limiter> Stamp for LimitStamp<L> {
     fn apply<B>(self, response: &mut Response<Body<B>>) {
         let Some(receipt) = self.receipt else { return };
-        settle(&self.limit, &receipt, response);
+        // The answer is there, whatever becomes of this: the panic has been reported.
+        let _ = caught(|| settle(&self.limit, &receipt, response));
         let fields = receipt.fields;
         fields.write(response.headers_mut(), &receipt.quotas, &receipt.decision);
     }
@@ -182,8 +190,8 @@ fn settle<L: Limiter, B>(limit: &Limit<L>, receipt: &Receipt, response: &Respons
     let has_failed = || response.status().is_server_error() || is_server_error(response.headers());
     let owed = match response.extensions().get::<Cost>() {
         _ if limit.refund_server_errors && has_failed() => 0,
-        Some(Cost(cost)) => i64::from(*cost),
-        None => return,
+        Some(Cost(cost)) if limit.cost.is_some() => i64::from(*cost),
+        _ => return,
     };
     let difference = owed - i64::from(receipt.cost);
     if difference == 0 {

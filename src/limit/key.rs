@@ -7,7 +7,7 @@ use ipnet::IpNet;
 #[cfg(any(feature = "redis", test))]
 use sha2::{Digest, Sha256};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, literal};
 use crate::identity::Principal;
 
 /// Who shares a budget: a caller, or a caller on a route, or whatever a limit counts by.
@@ -20,7 +20,7 @@ use crate::identity::Principal;
 /// use tollgate::limit::LimitKey;
 ///
 /// let identity = Identity::for_test().subject("acct_1").build();
-/// let key = LimitKey::principal(identity.principal()).and_route("GET /orders/{id}");
+/// let key = LimitKey::principal(identity.principal()).and(LimitKey::route("GET", "/orders/{id}"));
 /// assert_ne!(key, LimitKey::principal(identity.principal()));
 /// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -32,7 +32,10 @@ pub struct LimitKey<'k> {
 pub(crate) enum Part<'k> {
     Principal(&'k Principal),
     Tenant(&'k str),
-    Route(&'k str),
+    Route {
+        method: &'k str,
+        template: &'k str,
+    },
     Network(IpNet),
     Header(&'k [u8]),
     Custom(&'k str),
@@ -54,46 +57,65 @@ impl<'k> LimitKey<'k> {
     /// A caller, whatever credential they show.
     #[must_use]
     pub fn principal(principal: &'k Principal) -> Self {
-        Self::default().with(Part::Principal(principal))
+        Self::of(Part::Principal(principal))
     }
 
     /// All callers of a tenant together.
     #[must_use]
     pub fn tenant(tenant: &'k str) -> Self {
-        Self::default().with(Part::Tenant(tenant))
+        Self::of(Part::Tenant(tenant))
     }
 
     /// All clients of a network together.
     #[must_use]
     pub fn network(network: IpNet) -> Self {
-        Self::default().with(Part::Network(network.trunc()))
+        Self::of(Part::Network(network.trunc()))
     }
 
     /// Whatever you count by.
     #[must_use]
     pub fn custom(text: &'k str) -> Self {
-        Self::default().with(Part::Custom(text))
+        Self::of(Part::Custom(text))
     }
 
-    /// The same, on one route only.
+    /// A route: the method, and the template of the path as axum has it, or the path of a gRPC
+    /// call.
     #[must_use]
-    pub fn and_route(self, template: &'k str) -> Self {
-        self.with(Part::Route(template))
+    pub const fn route(method: &'k str, template: &'k str) -> Self {
+        Self::of(Part::Route { method, template })
     }
 
-    /// The same, for one more thing that you count by.
+    /// The value of a request field.
     #[must_use]
-    pub fn and_custom(self, text: &'k str) -> Self {
-        self.with(Part::Custom(text))
+    pub const fn header(value: &'k [u8]) -> Self {
+        Self::of(Part::Header(value))
     }
 
-    /// More parts than there is room for share their last place.
-    pub(crate) fn with(mut self, part: Part<'k>) -> Self {
-        let free = self.parts.iter_mut().find(|place| place.is_none());
-        if let Some(place) = free {
+    /// Both together, in this order.
+    ///
+    /// # Panics
+    /// If they are more than four things.
+    #[must_use]
+    #[track_caller]
+    pub fn and(mut self, other: Self) -> Self {
+        for part in other.parts.into_iter().flatten() {
+            let Some(place) = self.parts.iter_mut().find(|place| place.is_none()) else {
+                literal(Err(too_many_parts()))
+            };
             *place = Some(part);
         }
         self
+    }
+
+    /// One for each thing that is counted by.
+    pub(crate) const fn places(&mut self) -> &mut [Option<Part<'k>>; MOST_PARTS] {
+        &mut self.parts
+    }
+
+    pub(crate) const fn of(part: Part<'k>) -> Self {
+        Self {
+            parts: [Some(part), None, None, None],
+        }
     }
 
     /// Under a seed of this process: callers cannot choose collisions. A principal has its
@@ -111,16 +133,17 @@ impl<'k> LimitKey<'k> {
         })
     }
 
-    /// The same in every process: what stores outside are told. It does not give away
-    /// what it was made of.
+    /// The same in every process that has the secret: what stores outside are told.
     #[cfg(any(feature = "redis", test))]
-    pub(crate) fn digest(&self, name: &str) -> [u8; 16] {
+    pub(crate) fn digest(&self, secret: &[u8], name: &str) -> [u8; 16] {
         let mut hash = Sha256::new();
         let mut text = |tag: u8, text: &[u8]| {
             hash.update([tag]);
             hash.update((text.len() as u64).to_be_bytes());
             hash.update(text);
         };
+        // In front and not to be extended: the digest is a half of the hash.
+        text(11, secret);
         text(0, name.as_bytes());
         for part in self.parts.iter().flatten() {
             match part {
@@ -133,7 +156,10 @@ impl<'k> LimitKey<'k> {
                     text(4, principal.subject().as_bytes());
                 }
                 Part::Tenant(tenant) => text(5, tenant.as_bytes()),
-                Part::Route(route) => text(6, route.as_bytes()),
+                Part::Route { method, template } => {
+                    text(6, method.as_bytes());
+                    text(6, template.as_bytes());
+                }
                 Part::Network(network) => text(7, network.to_string().as_bytes()),
                 Part::Header(value) => text(8, value),
                 Part::Custom(value) => text(9, value.as_bytes()),
@@ -152,7 +178,7 @@ impl fmt::Debug for Part<'_> {
         f.write_str(match self {
             Self::Principal(_) => "principal",
             Self::Tenant(_) => "tenant",
-            Self::Route(_) => "route",
+            Self::Route { .. } => "route",
             Self::Network(_) => "network",
             Self::Header(_) => "header",
             Self::Custom(_) => "custom",
@@ -185,29 +211,27 @@ mod tests {
         let all = [
             LimitKey::principal(a.principal()),
             LimitKey::principal(b.principal()),
-            LimitKey::principal(a.principal()).and_route("b"),
-            LimitKey::principal(a.principal()).and_custom("b"),
+            LimitKey::principal(a.principal()).and(LimitKey::route("GET", "b")),
+            LimitKey::principal(a.principal()).and(LimitKey::custom("b")),
             LimitKey::tenant("42"),
             LimitKey::custom("42"),
-            LimitKey::custom("4").and_custom("2"),
+            LimitKey::custom("4").and(LimitKey::custom("2")),
             LimitKey::custom("{}\0:"),
-            LimitKey::default().with(Part::Header(b"42")),
-            LimitKey::default().with(Part::Missing(Missing::Tenant)),
+            LimitKey::header(b"42"),
+            LimitKey::of(Part::Missing(Missing::Tenant)),
             LimitKey::network(network),
             LimitKey::custom("10.0.0.0/8"),
         ];
         let seed = RandomState::new();
+        let digest = |key: &LimitKey<'_>, name| key.digest(b"", name);
         for (i, a) in all.iter().enumerate() {
             for (j, b) in all.iter().enumerate() {
                 assert_eq!(a == b, i == j);
                 assert_eq!(a.hash_with(&seed) == b.hash_with(&seed), i == j);
-                assert_eq!(a.digest("l") == b.digest("l"), i == j);
+                assert_eq!(digest(a, "l") == digest(b, "l"), i == j);
             }
-            assert_ne!(
-                a.digest("l"),
-                a.digest("m"),
-                "limits of other names are others"
-            );
+            let of_other_names = digest(a, "l") != digest(a, "m");
+            assert!(of_other_names && a.digest(b"s", "l") != digest(a, "l"));
         }
     }
 }

@@ -3,12 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderName;
 use http::request::Parts;
+use http::{HeaderName, Method};
 
 use crate::config::{ConfigError, literal};
 use crate::context;
-use crate::grpc::Dialect;
 use crate::identity::Identity;
 use crate::limit::key::{LimitKey, MOST_PARTS, Missing, Part, too_many_parts};
 use crate::network::ClientNetwork;
@@ -31,9 +30,17 @@ enum By {
     Principal,
     Tenant,
     Route,
+    GrpcMethod,
     Network,
     Header(HeaderName),
     Custom(Arc<Custom>),
+}
+
+impl By {
+    /// Whether somebody must have found out who calls.
+    const fn is_of_the_caller(&self) -> bool {
+        matches!(self, Self::Principal | Self::Tenant)
+    }
 }
 
 type Custom = dyn Fn(&Parts) -> Option<String> + Send + Sync;
@@ -52,11 +59,20 @@ impl KeyBy {
         Self::one(By::Tenant)
     }
 
-    /// The route: the method and what axum has matched, or the path of a gRPC call. What is
-    /// neither shares a budget. With axum the layer must be inside of the router's.
+    /// The route: the method, and the path that axum has matched. What none has matched shares
+    /// a budget: the layer must be inside of the router's. `HEAD` is counted with `GET`, and
+    /// methods that are not standard are one.
     #[must_use]
     pub fn route() -> Self {
         Self::one(By::Route)
+    }
+
+    /// The method of a gRPC service: the path of the request, as it is. For servers of gRPC
+    /// alone: a client can make paths up, and each would have its own budget. There they are
+    /// answered `UNIMPLEMENTED`.
+    #[must_use]
+    pub fn grpc_method() -> Self {
+        Self::one(By::GrpcMethod)
     }
 
     /// The network of the client, as [`ClientNetwork`] finds it: the address with IPv4, /64
@@ -124,34 +140,42 @@ impl KeyBy {
             Some(client) => Part::Network(clients.network(client)),
             None => Part::Missing(Missing::Network),
         };
+        let is_anonymous = context::is_anonymous(&parts.extensions);
+        if self.parts.iter().any(By::is_of_the_caller) && identity.is_none() && !is_anonymous {
+            return Err(Rejection::misconfigured(NO_DOOR));
+        }
         let mut key = LimitKey::default();
-        for by in &self.parts {
-            key = match by {
-                By::Principal => key.with(match identity {
+        for (by, place) in self.parts.iter().zip(key.places()) {
+            *place = Some(match by {
+                By::Principal => match identity {
                     Some(identity) => Part::Principal(identity.principal()),
-                    None if context::is_anonymous(&parts.extensions) => network(),
-                    None => return Err(Rejection::misconfigured(NO_DOOR)),
-                }),
-                By::Tenant => key.with(match identity.and_then(Identity::tenant) {
+                    None => network(),
+                },
+                By::Tenant => match identity.and_then(Identity::tenant) {
                     Some(tenant) => Part::Tenant(tenant),
                     None => Part::Missing(Missing::Tenant),
-                }),
-                By::Route => match route(parts) {
-                    Some(template) => key
-                        .with(Part::Route(parts.method.as_str()))
-                        .with(Part::Route(template)),
-                    None => key.with(Part::Missing(Missing::Route)),
                 },
-                By::Network => key.with(network()),
-                By::Header(name) => key.with(match parts.headers.get(name) {
+                By::Route => match route(parts) {
+                    Some(template) => Part::Route {
+                        method: method(&parts.method),
+                        template,
+                    },
+                    None => Part::Missing(Missing::Route),
+                },
+                By::GrpcMethod => Part::Route {
+                    method: Method::POST.as_str(),
+                    template: parts.uri.path(),
+                },
+                By::Network => network(),
+                By::Header(name) => match parts.headers.get(name) {
                     Some(value) => Part::Header(value.as_bytes()),
                     None => Part::Missing(Missing::Header),
-                }),
-                By::Custom(_) => key.with(match customs.next() {
+                },
+                By::Custom(_) => match customs.next() {
                     Some(Some(custom)) => Part::Custom(custom),
                     _ => Part::Missing(Missing::Custom),
-                }),
-            };
+                },
+            });
         }
         Ok(run(&key))
     }
@@ -163,6 +187,7 @@ impl fmt::Debug for KeyBy {
             By::Principal => "principal",
             By::Tenant => "tenant",
             By::Route => "route",
+            By::GrpcMethod => "gRPC method",
             By::Network => "network",
             By::Header(_) => "header",
             By::Custom(_) => "custom",
@@ -174,12 +199,25 @@ impl fmt::Debug for KeyBy {
 /// The template of a route, of which there are as many as an operator has written.
 fn route(parts: &Parts) -> Option<&str> {
     #[cfg(feature = "axum")]
-    if let Some(matched) = crate::axum::matched_path(&parts.extensions) {
-        return Some(matched);
-    }
-    match Dialect::of(parts) {
-        Dialect::Grpc(_) => Some(parts.uri.path()),
-        Dialect::Http => None,
+    return crate::axum::matched_path(&parts.extensions);
+    #[cfg(not(feature = "axum"))]
+    return None;
+}
+
+/// What a client makes up is one method, or each would have a budget. `HEAD` is answered by
+/// what answers `GET`.
+fn method(method: &Method) -> &str {
+    match *method {
+        Method::HEAD => "GET",
+        Method::GET
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS
+        | Method::CONNECT
+        | Method::TRACE => method.as_str(),
+        _ => "*",
     }
 }
 

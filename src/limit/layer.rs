@@ -33,7 +33,7 @@ pub(crate) struct Limit<L> {
     pub(crate) fields: Fields,
     pub(crate) refund_server_errors: bool,
     pub(crate) clients: ClientNetwork,
-    /// None: the time at which the door has judged the request.
+    /// None: the system's.
     pub(crate) clock: Option<Arc<dyn Clock>>,
 }
 
@@ -132,7 +132,8 @@ impl<L: Limiter> RateLimitLayer<L> {
     }
 
     /// Sets what a request costs: one unit unless set. One that costs nothing is let
-    /// through. See also [`Cost`](crate::limit::Cost), for what is known afterwards.
+    /// through, unless the caller is banned. What is known only afterwards is made up for with
+    /// [`Cost`](crate::limit::Cost).
     #[must_use]
     pub fn cost(self, cost: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
         self.set(|limit| limit.cost = Some(Arc::new(cost)))
@@ -146,7 +147,8 @@ impl<L: Limiter> RateLimitLayer<L> {
 
     /// Gives back what a request has cost if the answer is a server error (5xx, or the gRPC
     /// statuses that mean as much, where they stand in the header). A request that the client
-    /// gave up is paid for: the work was done.
+    /// gave up is paid for, as the work was done; so is one that ends in an error of the
+    /// service instead of a response: put what makes responses of errors inside.
     #[must_use]
     pub fn refund_server_errors(self) -> Self {
         self.set(|limit| limit.refund_server_errors = true)
@@ -159,8 +161,8 @@ impl<L: Limiter> RateLimitLayer<L> {
         self.set(|limit| limit.clients = clients)
     }
 
-    /// Sets the clock that budgets come back by: unless set, the one of the door, or the
-    /// system's where there is none. A limiter for many processes has its own.
+    /// Sets the clock that budgets come back by: the system's unless set, whatever the one of
+    /// the door is. A limiter for many processes has its own.
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
         self.set(|limit| limit.clock = Some(Arc::new(clock)))
@@ -183,14 +185,6 @@ impl<L> Limit<L> {
         match &self.clock {
             Some(clock) => clock.now(),
             None => SystemClock.now(),
-        }
-    }
-
-    /// The time for a request: it is asked for once.
-    pub(crate) fn now_for(&self, identity: Option<&Identity>) -> Timestamp {
-        match identity.map(|identity| identity.judged_at) {
-            Some(judged_at) if self.clock.is_none() && judged_at > Timestamp::EPOCH => judged_at,
-            _ => self.now(),
         }
     }
 }

@@ -41,21 +41,47 @@ pub trait Limiter: Send + Sync + 'static {
     fn ticket(&self, key: &LimitKey<'_>) -> Ticket;
 }
 
-/// A key, as its limiter knows it.
+/// A key, as its limiter knows it, and where it was paid for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Ticket(u128);
+pub struct Ticket {
+    key: u128,
+    #[cfg(feature = "redis")]
+    pub(crate) paid: Paid,
+}
+
+/// Where a request was paid for, if a budget is kept in two places: what is made up for later
+/// is made up for there.
+#[cfg(feature = "redis")]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Paid {
+    #[default]
+    InBoth,
+    /// The budget that all share, and not what is kept of it here.
+    InStore,
+    /// What is kept here, as the store could not be asked.
+    Here,
+}
 
 impl Ticket {
     /// A ticket that a limiter of your own hands out.
     #[must_use]
     pub const fn new(key: u128) -> Self {
-        Self(key)
+        Self {
+            key,
+            #[cfg(feature = "redis")]
+            paid: Paid::InBoth,
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) const fn paid(self, paid: Paid) -> Self {
+        Self { paid, ..self }
     }
 
     /// What it was made of.
     #[must_use]
     pub const fn get(self) -> u128 {
-        self.0
+        self.key
     }
 }
 
@@ -126,6 +152,12 @@ impl Decision {
     #[must_use]
     pub fn is_admitted(&self) -> bool {
         self.verdict == Verdict::Admitted
+    }
+
+    /// What to [settle](Limiter::settle) with.
+    #[must_use]
+    pub const fn ticket(&self) -> Ticket {
+        self.ticket
     }
 
     /// When it was decided, by the clock of the limiter.

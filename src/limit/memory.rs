@@ -25,7 +25,15 @@ use crate::sync::{Mutex, MutexGuard};
 ///
 /// # Cost
 /// One look-up for each quota in a table of its own, behind one of 256 locks. Nothing is
-/// allocated but for keys that are new. About 40 bytes for each quota of a caller.
+/// allocated but for keys that are new. About 60 bytes for each quota of a caller, and up to
+/// 105 where there is no room left and callers come and go.
+///
+/// # Time
+/// Requests do not always arrive in the order in which they have looked at the clock. One that
+/// comes up to five seconds late is decided by the latest time that is known. A clock that
+/// steps back further has been set: budgets that are further ahead than any debt are taken for
+/// used up then, so that one burst too many is admitted, and nobody is locked out for longer
+/// than theirs takes to come back.
 #[derive(Clone)]
 pub struct MemoryLimiter {
     inner: Arc<Inner>,
@@ -57,6 +65,8 @@ struct Slots {
     evicted: u64,
     /// Whether anybody was ever banned: mostly nobody is.
     has_bans: bool,
+    /// The latest time that a request came with.
+    latest: Timestamp,
 }
 
 #[derive(Clone, Copy)]
@@ -80,7 +90,9 @@ impl MemoryLimiter {
             inner: Arc::new(Inner {
                 shards: (0..SHARDS).map(|_| Shard::default()).collect(),
                 seed: RandomState::new(),
-                capacity: budgets.div_ceil(SHARDS).max(LOOKED_AT),
+                capacity: budgets
+                    .div_ceil(SHARDS)
+                    .clamp(LOOKED_AT, usize::MAX / SHARDS),
             }),
         }
     }
@@ -136,6 +148,7 @@ impl Limiter for MemoryLimiter {
         let ticket = self.ticket(key);
         let caller = caller(ticket);
         let mut slots = self.slots(caller);
+        let now = slots.in_order(now);
         if let Some(until) = slots.banned_until(caller, now) {
             let verdict = Verdict::Banned {
                 wait: until.since(now),
@@ -168,6 +181,7 @@ impl Limiter for MemoryLimiter {
         let caller = caller(ticket);
         let magnitude = u32::try_from(units.unsigned_abs()).unwrap_or(u32::MAX);
         let mut slots = self.slots(caller);
+        let now = slots.in_order(now);
         let (mut cells, places) = slots.find_all(caller, quotas);
         for (cell, rate) in cells.iter_mut().zip(quotas.rates()) {
             *cell = if units >= 0 {
@@ -206,6 +220,14 @@ impl Limiter for MemoryLimiter {
 type Places = [Option<usize>; Quotas::MOST];
 
 impl Slots {
+    /// The time of a request that may be late.
+    fn in_order(&mut self, now: Timestamp) -> Timestamp {
+        if now > self.latest || self.latest.since(now) > LATE {
+            self.latest = now;
+        }
+        self.latest
+    }
+
     fn find_all(&self, caller: u64, quotas: &Quotas) -> ([Cell; Quotas::MOST], Places) {
         let (mut cells, mut places) = ([Cell::default(); Quotas::MOST], [None; Quotas::MOST]);
         for (at, mark) in quotas.marks().iter().enumerate() {
@@ -326,6 +348,10 @@ fn id(caller: u64, mark: u64) -> u64 {
         .rotate_left(29)
         ^ caller
 }
+
+/// How late a request can be. More than a task waits for its turn, and less than anybody would
+/// set a clock back by.
+const LATE: Duration = Duration::from_secs(5);
 
 /// A model of all interleavings has one key, and no room for more shards.
 const SHARDS: usize = if cfg!(tollgate_loom) { 1 } else { 256 };

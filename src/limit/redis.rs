@@ -18,7 +18,7 @@ use redis::{Client, Cmd, FromRedisValue, IntoConnectionInfo, Value};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, literal};
 use crate::limit::key::LimitKey;
-use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Ticket};
+use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Paid, Ticket};
 use crate::limit::quotas::Quotas;
 use crate::limit::redis::breaker::{Breaker, Pass};
 use crate::limit::redis::denials::Denials;
@@ -68,8 +68,8 @@ pub use crate::limit::redis::status::{Fallbacks, RedisStatus};
 ///
 /// # What is stored
 /// A string for each caller and set of names of quotas, `tg:{digest}:fingerprint`, of 16
-/// bytes for each quota, and one for each ban. The digest does not give away who it is. They
-/// expire when the budget has come back, and both are in one slot of a cluster. A plan with
+/// bytes for each quota, and one for each ban. The digest does not say who it is, but
+/// lets itself be guessed; see [`secret`](Self::secret). They expire when the budget has come back, and both are in one slot of a cluster. A plan with
 /// other numbers goes on where the last one stood; one with quotas of other names starts
 /// anew.
 ///
@@ -111,6 +111,7 @@ struct Inner {
 struct Settings {
     client: Client,
     name: Box<str>,
+    secret: Box<[u8]>,
     deadline: Duration,
     when_down: WhenDown,
 }
@@ -135,6 +136,7 @@ impl RedisLimiter {
         Self::with(Settings {
             client,
             name: "".into(),
+            secret: Box::default(),
             deadline: Duration::from_millis(50),
             when_down: WhenDown::default(),
         })
@@ -145,6 +147,13 @@ impl RedisLimiter {
     #[must_use]
     pub fn name(self, name: &str) -> Self {
         self.set(|settings| settings.name = name.into())
+    }
+
+    /// Mixes a secret into the digests that callers are known by, the same in all processes.
+    /// Without one, who can read this Redis can find out by guessing whether a caller is in it.
+    #[must_use]
+    pub fn secret(self, secret: &[u8]) -> Self {
+        self.set(|settings| settings.secret = secret.into())
     }
 
     /// Sets how long a request waits for Redis, a connection included: 50 ms unless set, and
@@ -213,13 +222,16 @@ impl RedisLimiter {
             self.inner.watch.lost.add();
             return Pending::Ready(());
         };
+        let telling = Telling {
+            inner: Arc::clone(&self.inner),
+            ticket,
+            has_arrived: false,
+        };
         Pending::later(async move {
-            let inner = Arc::clone(&permit.inner);
-            let told = inner.send::<Value>(&command).await;
-            if told.is_err() {
-                inner.watch.lost.add();
-            }
-            inner.denials.forget(ticket);
+            // All of it, and not a copy of its field.
+            let mut telling = telling;
+            let told = telling.inner.send::<Value>(&command).await;
+            telling.has_arrived = told.is_ok();
             permit.conclude(told.err());
         })
     }
@@ -247,6 +259,9 @@ impl Limiter for RedisLimiter {
 
     fn settle(&self, ticket: Ticket, quotas: &Quotas, units: i64, now: Timestamp) -> Pending<()> {
         self.inner.local.settle(ticket, quotas, units, now);
+        if ticket.paid == Paid::Here {
+            return Pending::Ready(());
+        }
         self.tell(ticket, Call::settle(ticket, quotas, units).command())
     }
 
@@ -261,7 +276,7 @@ impl Limiter for RedisLimiter {
     }
 
     fn ticket(&self, key: &LimitKey<'_>) -> Ticket {
-        let digest = key.digest(&self.inner.settings.name);
+        let digest = key.digest(&self.inner.settings.secret, &self.inner.settings.name);
         Ticket::new(u128::from_be_bytes(digest))
     }
 }
@@ -286,13 +301,14 @@ async fn ask(
         })
     });
     permit.conclude(decided.as_ref().err().copied());
-    let Ok(decision) = decided else {
+    let Ok(mut decision) = decided else {
         return inner.fall_back(ticket, &quotas, cost, now);
     };
     if decision.is_admitted() {
         // What is remembered would tell them to wait for too short a time.
         inner.denials.forget(ticket);
-        inner.local.follow(ticket, &quotas, cost, now);
+        let paid = inner.local.follow(ticket, &quotas, cost, now);
+        decision.ticket = ticket.paid(paid);
     } else {
         inner
             .denials
@@ -366,6 +382,23 @@ impl Inner {
             let weight = u32::from(is_first || fault != RedisFault::Unreachable);
             Failure { fault, weight }
         })
+    }
+}
+
+/// What nobody waits to be decided, on its way, whether or not it is waited for.
+struct Telling {
+    inner: Arc<Inner>,
+    ticket: Ticket,
+    has_arrived: bool,
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        if !self.has_arrived {
+            self.inner.watch.lost.add();
+        }
+        // It may be told otherwise from now on.
+        self.inner.denials.forget(self.ticket);
     }
 }
 

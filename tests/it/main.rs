@@ -1,6 +1,7 @@
 //! What the crate promises, checked from outside: one binary, a module a subject.
 
 mod authorization;
+mod budgets;
 mod cache;
 mod carriers;
 mod conformance;

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::limit::gcra::{Cell, Step};
-use crate::limit::key::{LimitKey, Part};
-use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Ticket};
+use crate::limit::key::LimitKey;
+use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Paid, Ticket};
 use crate::limit::memory::MemoryLimiter;
 use crate::limit::quotas::Quotas;
 use crate::pending::Pending;
@@ -72,22 +72,37 @@ impl Local {
             WhenDown::LocalShare { .. } => self.take(ticket, quotas, cost, now),
             WhenDown::Open => {
                 let new = [Cell::default(); Quotas::MOST];
+                let ticket = ticket.paid(Paid::Here);
                 Ok(Decision::step(quotas.rates(), new, 0, ticket, now))
             }
             WhenDown::Closed => Err(LimiterUnavailable),
         }
     }
 
-    /// Steps along with what Redis has admitted.
-    pub(super) fn follow(&self, ticket: Ticket, quotas: &Quotas, cost: u32, now: Timestamp) {
-        if self.is_kept() && cost > 0 {
-            // Where the share is used up there is nothing more to take from.
-            let _ = self.take(ticket, quotas, cost, now);
+    /// Steps along with what Redis has admitted. Where the share is used up there is nothing
+    /// more to take from.
+    pub(super) fn follow(
+        &self,
+        ticket: Ticket,
+        quotas: &Quotas,
+        cost: u32,
+        now: Timestamp,
+    ) -> Paid {
+        let taken = match cost {
+            0 => return Paid::InBoth,
+            _ if !self.is_kept() => return Paid::InStore,
+            _ => self.take(ticket, quotas, cost, now),
+        };
+        if taken.is_ok_and(|decision| decision.is_admitted()) {
+            Paid::InBoth
+        } else {
+            Paid::InStore
         }
     }
 
+    /// Gives back nothing that was not taken.
     pub(super) fn settle(&self, ticket: Ticket, quotas: &Quotas, units: i64, now: Timestamp) {
-        if self.is_kept() {
+        if self.is_kept() && (units > 0 || ticket.paid != Paid::InStore) {
             let quotas = self.share_of(quotas);
             let _ = self
                 .limiter
@@ -124,7 +139,7 @@ impl Local {
             return Err(LimiterUnavailable);
         };
         let mut decision = taken?;
-        decision.ticket = ticket;
+        decision.ticket = ticket.paid(Paid::Here);
         if !is_same(&share, quotas) {
             decision.cells = in_terms_of(quotas, &share, &decision);
         }
@@ -176,7 +191,7 @@ fn address(quotas: &Quotas) -> usize {
 }
 
 fn key_of(ticket: &[u8; 16]) -> LimitKey<'_> {
-    LimitKey::default().with(Part::Header(ticket))
+    LimitKey::header(ticket)
 }
 
 /// How many sets of quotas there are shares of at hand.
@@ -222,10 +237,16 @@ mod tests {
     fn what_redis_has_admitted_is_not_admitted_again() {
         let local = Local::new(WhenDown::default());
         let quotas = Quotas::from(Quota::per_minute(10));
-        (0..7).for_each(|_| local.follow(Ticket::new(7), &quotas, 1, NOW));
+        for _ in 0..7 {
+            assert_eq!(local.follow(Ticket::new(7), &quotas, 1, NOW), Paid::InBoth);
+        }
         assert_eq!(admitted(&local, &quotas, 100, NOW), 3);
         local.settle(Ticket::new(7), &quotas, -2, NOW);
         assert_eq!(admitted(&local, &quotas, 100, NOW), 2);
+        // What the share had no room for is not given back to it.
+        let paid = local.follow(Ticket::new(7), &quotas, 1, NOW);
+        local.settle(Ticket::new(7).paid(paid), &quotas, -1, NOW);
+        assert_eq!(admitted(&local, &quotas, 100, NOW), 0);
         local.reset(Ticket::new(7), &quotas);
         assert_eq!(admitted(&local, &quotas, 100, NOW), 10);
     }

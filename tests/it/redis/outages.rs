@@ -331,6 +331,51 @@ async fn nodes_without_redis_admit_their_shares() {
     );
 }
 
+/// What was paid for here, while there was nobody else to ask, is given back here.
+#[tokio::test]
+async fn what_redis_was_never_paid_is_not_given_back_to_it() {
+    let mut server = Server::start();
+    let (here, there) = (limiter(&server.url()), limiter(&server.url()));
+    let (quotas, now) = (Quotas::from(Quota::per_day(100)), SystemClock.now());
+    let key = LimitKey::custom("a");
+    server.stop();
+    let paid = here.take(&key, &quotas, 50, now).wait().await.unwrap();
+    assert!(paid.is_admitted(), "by what is kept here");
+    server.start_again();
+    recovers(&here, &Quotas::from(Quota::per_day(7).named("probe"))).await;
+    let elsewhere = there.take(&key, &quotas, 60, now).wait().await.unwrap();
+    assert!(elsewhere.is_admitted());
+    here.settle(paid.ticket(), &quotas, -45, now).wait().await;
+    assert_eq!(left(&there, &quotas).await, 40);
+    server.stop();
+    assert_eq!(left(&here, &quotas).await, 95, "and here it is");
+}
+
+#[tokio::test]
+async fn what_nobody_waited_for_is_counted_as_lost() {
+    let server = Server::start();
+    let (limiter, quotas) = (limiter(&server.url()), Quotas::from(Quota::per_day(10)));
+    let ticket = limiter.ticket(&LimitKey::custom("a"));
+    drop(limiter.settle(ticket, &quotas, 4, SystemClock.now()));
+    assert_eq!(limiter.status().lost, 1);
+    limiter
+        .settle(ticket, &quotas, 4, SystemClock.now())
+        .wait()
+        .await;
+    assert_eq!(limiter.status().lost, 1);
+}
+
+#[tokio::test]
+async fn who_has_another_secret_counts_for_themselves() {
+    let server = Server::start();
+    let quotas = Quotas::from(Quota::per_day(10));
+    let nodes = [&b"one"[..], b"other"].map(|secret| limiter(&server.url()).secret(secret));
+    for node in &nodes {
+        assert!(take(node, "a", &quotas).await.unwrap().is_admitted());
+        assert_eq!(left(node, &quotas).await, 9);
+    }
+}
+
 #[tokio::test]
 async fn what_does_not_arrive_is_counted_and_still_holds_here() {
     let server = Server::start();

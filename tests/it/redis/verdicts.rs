@@ -166,7 +166,7 @@ async fn a_limiter_in_redis_says_what_one_in_memory_says() {
             LimitKey::custom(caller),
             u32::try_from(random.below(11)).unwrap(),
         );
-        let key = key.and_custom(name);
+        let key = key.and(LimitKey::custom(name));
         // A clock that is of no interest.
         let decision = redis
             .take(&key, quotas, cost, Timestamp::EPOCH)
