@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use tollgate::Identity;
 use tollgate::clock::{Clock, SystemClock};
 use tollgate::limit::{
     LimitKey, Limiter, Quota, Quotas, RateLimitLayer, RedisFault, RedisLimiter, WhenDown,
 };
-use tower::{Layer, ServiceExt, service_fn};
+use tower::Layer;
+
+use crate::support::{send, who};
 
 use super::proxy::{Mode, Proxy};
 use super::server::{Server, free_port};
@@ -55,18 +57,22 @@ async fn a_client_sees_the_policy_and_never_a_server_error_that_is_ours() {
     ] {
         let limiter = limiter(&url).when_down(when_down);
         let layer = RateLimitLayer::new(Quota::per_hour(2)).limiter(limiter.clone());
-        let service = layer.layer(service_fn(|_: Request<()>| async {
-            Ok::<_, std::convert::Infallible>(Response::new(()))
-        }));
+        let service = layer.layer(who());
         for status in expected {
             let mut request = Request::new(());
             request
                 .extensions_mut()
                 .insert(Identity::for_test().build());
-            let response = service.clone().oneshot(request).await.unwrap();
-            assert_eq!(response.status(), status, "{when_down:?}");
-            if response.status() != StatusCode::OK {
-                assert!(response.headers().contains_key("retry-after"));
+            let answer = send(&service, request).await;
+            assert_eq!(answer.status, status, "{when_down:?}");
+            if answer.status != StatusCode::OK {
+                assert!(answer.header("retry-after").is_some());
+                let kind = match when_down {
+                    WhenDown::Closed => "#temporary-reduced-capacity",
+                    _ => "#quota-exceeded",
+                };
+                let body = String::from_utf8_lossy(&answer.body);
+                assert!(body.contains(kind), "{body}");
             }
         }
         let counted = limiter.status().fallbacks;
@@ -302,6 +308,52 @@ async fn a_connection_that_dies_takes_only_what_was_on_it() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// H10: who asks while Redis is away, and when it is back, is one at a time.
+#[tokio::test]
+async fn a_crowd_does_not_run_at_a_redis_that_is_back() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let (limiter, quotas) = (limiter(&proxy.url()), Quotas::from(Quota::per_day(100_000)));
+    proxy.turn(Mode::Refuses);
+    let crowd = async |name: &str| {
+        let mut tasks = Vec::new();
+        for i in 0..200 {
+            let (limiter, quotas, name) = (limiter.clone(), quotas.clone(), format!("{name}{i}"));
+            tasks.push(tokio::spawn(async move {
+                take(&limiter, &name, &quotas).await.unwrap().is_admitted()
+            }));
+        }
+        for task in tasks {
+            assert!(task.await.unwrap());
+        }
+    };
+    crowd("first").await;
+    assert!(limiter.status().is_partitioned);
+    let (away, at_first) = (Instant::now(), proxy.connections());
+    assert!(at_first <= 3, "{at_first}");
+    for round in 0..20 {
+        crowd(&format!("later{round}")).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Two after a tenth of a second each would be a fifth; the pauses grow from there.
+    let most = 2 + away.elapsed().as_millis() / 100;
+    let probes = u128::try_from(proxy.connections() - at_first).unwrap();
+    assert!((1..=most).contains(&probes), "{probes} of {most}");
+    let at_last = proxy.connections();
+    proxy.turn(Mode::Passes);
+    eventually("the healing", async || {
+        crowd("again").await;
+        !limiter.status().is_partitioned
+    })
+    .await;
+    let away = limiter.status().fallbacks.total();
+    crowd("at last").await;
+    assert_eq!(limiter.status().fallbacks.total(), away);
+    // The one that succeeded, and probes that were under way before.
+    let connections = proxy.connections() - at_last;
+    assert!((1..=2).contains(&connections), "{connections}");
 }
 
 /// H10, from one side: nodes that are cut off admit their shares, and no more.

@@ -1,5 +1,6 @@
 //! A network between a limiter and its Redis, which does as it is told.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub(super) struct Proxy {
 struct Shared {
     mode: Mutex<Mode>,
     cut: Notify,
+    connections: AtomicUsize,
 }
 
 impl Proxy {
@@ -43,11 +45,13 @@ impl Proxy {
         let shared = Arc::new(Shared {
             mode: Mutex::new(Mode::Passes),
             cut: Notify::new(),
+            connections: AtomicUsize::new(0),
         });
         let serving = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                serving.connections.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(serve(client, upstream, Arc::clone(&serving)));
             }
         });
@@ -60,6 +64,11 @@ impl Proxy {
 
     pub(super) fn turn(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
+    }
+
+    /// How often somebody has connected.
+    pub(super) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// Cuts all connections that there are.
