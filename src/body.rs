@@ -61,9 +61,14 @@ impl<B> Body<B> {
 
     /// Lets somebody watch.
     pub(crate) fn watch(&mut self, witness: impl Witness) {
+        self.watch_boxed(Box::new(witness));
+    }
+
+    /// The same, for who is in a box anyway.
+    pub(crate) fn watch_boxed(&mut self, witness: Box<dyn Witness>) {
         self.witness = Some(match self.witness.take() {
             Some(first) => Box::new(Both(first, witness)),
-            None => Box::new(witness),
+            None => witness,
         });
     }
 }
@@ -91,9 +96,9 @@ struct Held<T>(T);
 
 impl<T: Send + Sync + 'static> Witness for Held<T> {}
 
-struct Both<W>(Box<dyn Witness>, W);
+struct Both(Box<dyn Witness>, Box<dyn Witness>);
 
-impl<W: Witness> Witness for Both<W> {
+impl Witness for Both {
     fn data(&mut self, len: usize, is_last: bool) {
         self.0.data(len, is_last);
         self.1.data(len, is_last);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Extensions, Method};
@@ -36,9 +37,10 @@ pub(super) struct Shared {
     table: Table,
     observers: Box<[Arc<dyn Observer>]>,
     queues: Box<[Arc<Queue>]>,
-    clock: Arc<dyn Clock>,
+    clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
     start: Instant,
+    wall: Wall,
 }
 
 type Ticks = dyn Fn() -> Duration + Send + Sync;
@@ -69,7 +71,7 @@ impl Usage {
             names: Vec::new(),
             observers: Vec::new(),
             queues: Vec::new(),
-            clock: Arc::new(SystemClock),
+            clock: None,
             ticks: None,
         }
     }
@@ -160,8 +162,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn now(&self) -> Timestamp {
-        self.clock.now()
+    /// The time of day at so many ticks.
+    pub(super) fn at(&self, ticks: Duration) -> Timestamp {
+        match (&self.clock, &self.ticks) {
+            (Some(clock), _) => clock.now(),
+            (None, Some(_)) => SystemClock.now(),
+            (None, None) => self.wall.at(ticks, self.start),
+        }
     }
 
     pub(super) fn begun(&self, method: &Method, route: Option<&str>) {
@@ -181,6 +188,40 @@ impl Shared {
         }
     }
 }
+
+/// The time of day out of the ticks: asked for once a second, and not for each request.
+struct Wall {
+    /// What it was at no ticks, and when that is to be found out anew, in nanoseconds.
+    at_start: AtomicU64,
+    asks_at: AtomicU64,
+}
+
+impl Default for Wall {
+    fn default() -> Self {
+        Self {
+            at_start: AtomicU64::new(SystemClock.now().unix_nanos()),
+            asks_at: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Wall {
+    fn at(&self, ticks: Duration, start: Instant) -> Timestamp {
+        let nanos = u64::try_from(ticks.as_nanos()).unwrap_or(u64::MAX);
+        if nanos >= self.asks_at.load(Ordering::Relaxed) {
+            // Those that are asked for may be long ago.
+            let at_start = SystemClock.now().saturating_sub(start.elapsed());
+            let at_start = at_start.unix_nanos();
+            self.at_start.store(at_start, Ordering::Relaxed);
+            let asks_at = nanos.saturating_add(ASKS_EVERY);
+            self.asks_at.store(asks_at, Ordering::Relaxed);
+        }
+        let at_start = Timestamp::from_unix_nanos(self.at_start.load(Ordering::Relaxed));
+        at_start.saturating_add(ticks)
+    }
+}
+
+const ASKS_EVERY: u64 = 1_000_000_000;
 
 /// This may be where a request is dropped, and a panic would be the end of the process.
 fn tell(what: impl FnOnce()) {
@@ -205,7 +246,7 @@ pub struct UsageBuilder {
     names: Vec<Box<str>>,
     observers: Vec<Arc<dyn Observer>>,
     queues: Vec<Arc<dyn Fn(u64) -> Queue + Send + Sync>>,
-    clock: Arc<dyn Clock>,
+    clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
 }
 
@@ -268,7 +309,7 @@ impl UsageBuilder {
 
     /// Sets the clock that says when: the system's unless set.
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.clock = Some(Arc::new(clock));
         self
     }
 
@@ -283,7 +324,7 @@ impl UsageBuilder {
     #[must_use]
     pub fn build(self) -> Usage {
         let names: Arc<[Box<str>]> = self.names.into();
-        let boot = getrandom::u64().unwrap_or_else(|_| self.clock.now().unix_nanos());
+        let boot = getrandom::u64().unwrap_or_else(|_| SystemClock.now().unix_nanos());
         let queues = self.queues.iter();
         let shared = Shared {
             table: Table::new(self.room, Arc::clone(&names)),
@@ -294,6 +335,7 @@ impl UsageBuilder {
             clock: self.clock,
             ticks: self.ticks,
             start: Instant::now(),
+            wall: Wall::default(),
         };
         Usage {
             shared: Arc::new(shared),

@@ -116,6 +116,10 @@ impl Check for Counted {
             grpc_status: None,
             refusal: None,
             to_headers: None,
+            bytes_out: 0,
+            length: None,
+            reached: None,
+            has_ended: false,
         };
         shared.begun(&call.method, call.route.as_ref().map(Route::as_str));
         Ok(UsageStamp(Some(Box::new(call))))
@@ -170,14 +174,21 @@ struct Call {
     grpc_status: Option<u32>,
     refusal: Option<Reason>,
     to_headers: Option<Duration>,
+    bytes_out: u64,
+    /// How long the body of the response is, if that is known.
+    length: Option<u64>,
+    /// When it was that long.
+    reached: Option<Duration>,
+    has_ended: bool,
 }
 
 impl Call {
-    fn answered(&mut self, status: StatusCode, headers: &HeaderMap, refusal: Option<&Rejection>) {
-        self.to_headers = Some(self.elapsed());
-        self.status = Some(status);
+    fn answered<B>(&mut self, response: &Response<B>) {
+        self.to_headers = Some(self.elapsed(self.shared.ticks()));
+        self.status = Some(response.status());
+        let refusal = response.extensions().get::<Rejection>();
         self.refusal = refusal.map(Rejection::reason);
-        self.note_grpc_status(headers);
+        self.note_grpc_status(response.headers());
     }
 
     fn note_grpc_status(&mut self, fields: &HeaderMap) {
@@ -190,12 +201,18 @@ impl Call {
         }
     }
 
-    fn elapsed(&self) -> Duration {
-        self.shared.ticks().saturating_sub(self.started)
+    fn elapsed(&self, ticks: Duration) -> Duration {
+        ticks.saturating_sub(self.started)
     }
 
-    fn end(mut self, end: End, bytes_out: u64, to_end: Option<Duration>) {
+    /// Counts it, unless that was done.
+    fn end(&mut self, end: End) {
+        if mem::replace(&mut self.has_ended, true) {
+            return;
+        }
         let noted = self.slot.end();
+        let to_end = self.reached.take();
+        let to_end = to_end.unwrap_or_else(|| self.elapsed(self.shared.ticks()));
         let end = match self.refusal {
             Some(_) => End::Refused,
             None => end,
@@ -206,7 +223,7 @@ impl Call {
         }
         let record = Record {
             id: RecordId::default(),
-            at: self.shared.now(),
+            at: self.shared.at(self.started.saturating_add(to_end)),
             identity: noted.caller,
             route: self.route.take(),
             status: self.status,
@@ -214,15 +231,28 @@ impl Call {
             refusal: self.refusal,
             end,
             bytes_in: self.slot.bytes_in().unwrap_or(self.declared),
-            bytes_out,
+            bytes_out: self.bytes_out,
             to_headers: self.to_headers,
-            to_end: to_end.unwrap_or_else(|| self.elapsed()),
-            method: self.method,
+            to_end,
+            method: mem::take(&mut self.method),
             requests: 1,
             names: Arc::clone(&self.shared.names),
             units: noted.units,
         };
         self.shared.record(&record, self.slot.address());
+    }
+}
+
+/// Given up, before the response or in the midst of its body.
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(match (thread::panicking(), self.status) {
+            _ if self.reached.is_some() => End::Complete,
+            (true, None) => End::ServiceError,
+            (false, None) => End::Cancelled,
+            (true, Some(_)) => End::BodyError,
+            (false, Some(_)) => End::Disconnected,
+        });
     }
 }
 
@@ -237,83 +267,45 @@ impl fmt::Debug for UsageStamp {
 }
 
 impl<B: http_body::Body> Stamp<B> for UsageStamp {
-    fn apply(mut self, response: &mut Response<Body<B>>) {
-        let Some(mut call) = self.0.take() else {
-            return;
-        };
-        let refusal = response.extensions().get::<Rejection>();
-        call.answered(response.status(), response.headers(), refusal);
+    fn apply(self, response: &mut Response<Body<B>>) {
+        let Some(mut call) = self.0 else { return };
+        call.answered(response);
         let body = response.body();
-        let exact = http_body::Body::size_hint(body).exact();
         if has_no_content(&call.method, response.status()) || http_body::Body::is_end_stream(body) {
-            let to_end = call.to_headers;
-            return call.end(End::Complete, 0, to_end);
+            call.reached = call.to_headers;
+            call.end(End::Complete);
+            return;
         }
-        let length = exact.or_else(|| length(response.headers()));
-        response.body_mut().watch(Watching {
-            call: Some(call),
-            bytes_out: 0,
-            length,
-            reached: None,
-        });
+        let exact = http_body::Body::size_hint(body).exact();
+        call.length = exact.or_else(|| length(response.headers()));
+        response.body_mut().watch_boxed(call);
     }
 
-    fn failed(mut self) {
-        if let Some(call) = self.0.take() {
-            call.end(End::ServiceError, 0, None);
+    fn failed(self) {
+        if let Some(mut call) = self.0 {
+            call.end(End::ServiceError);
         }
     }
 }
 
-impl Drop for UsageStamp {
-    fn drop(&mut self) {
-        if let Some(call) = self.0.take() {
-            let has_panicked = thread::panicking();
-            let end = if has_panicked {
-                End::ServiceError
-            } else {
-                End::Cancelled
-            };
-            call.end(end, 0, None);
-        }
-    }
-}
-
-/// The body of a response on its way.
-struct Watching {
-    call: Option<Box<Call>>,
-    bytes_out: u64,
-    /// How long the body is, if that is known.
-    length: Option<u64>,
-    /// When it was that long.
-    reached: Option<Duration>,
-}
-
-impl Watching {
-    fn end(&mut self, end: End) {
-        if let Some(call) = self.call.take() {
-            call.end(end, self.bytes_out, mem::take(&mut self.reached));
-        }
-    }
-}
-
-impl Witness for Watching {
+/// Sees the body of the response go by.
+impl Witness for Call {
     fn data(&mut self, len: usize, is_last: bool) {
+        if self.has_ended {
+            return;
+        }
         self.bytes_out = self.bytes_out.saturating_add(len as u64);
-        let Some(call) = &self.call else { return };
         let is_whole = self.length.is_some_and(|length| self.bytes_out >= length);
-        if is_last || is_whole && !call.is_grpc {
+        if is_last || is_whole && !self.is_grpc {
             self.end(End::Complete);
         } else if is_whole && self.reached.is_none() {
             // The trailers say how the call went, and may be yet to come.
-            self.reached = Some(call.elapsed());
+            self.reached = Some(self.elapsed(self.shared.ticks()));
         }
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
-        if let Some(call) = &mut self.call {
-            call.note_grpc_status(trailers);
-        }
+        self.note_grpc_status(trailers);
         self.reached = None;
         self.end(End::Complete);
     }
@@ -328,19 +320,8 @@ impl Witness for Watching {
     }
 
     fn failed(&mut self) {
+        self.reached = None;
         self.end(End::BodyError);
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.end(if self.reached.is_some() {
-            End::Complete
-        } else if thread::panicking() {
-            End::BodyError
-        } else {
-            End::Disconnected
-        });
     }
 }
 

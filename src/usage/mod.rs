@@ -89,8 +89,8 @@
 //! - [`Observer`] is for what must hear of each request at once.
 //!
 //! # Cost
-//! Four allocations a request, two look-ups, a lock that few callers share, and four readings
-//! of the clock at most. Recording itself allocates nothing for a caller who is known.
+//! Three allocations a request, a look-up, a lock that few callers share, and three readings of
+//! the clock at most. Recording itself allocates nothing for a caller who is known.
 
 mod buffer;
 mod handle;
