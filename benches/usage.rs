@@ -51,7 +51,7 @@ impl UsageSink for Void {
 }
 
 /// A request of one of so many callers, and its body to the end.
-fn run<S, B>(bencher: Bencher<'_, '_>, service: S, callers: usize)
+fn run<S, B>(bencher: Bencher<'_, '_>, service: &S, callers: usize)
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone + Sync,
     B: Body,
@@ -85,20 +85,20 @@ where
 
 #[divan::bench(sample_size = 500)]
 fn bare(bencher: Bencher<'_, '_>) {
-    run(bencher, Inner, 1);
+    run(bencher, &Inner, 1);
 }
 
 #[divan::bench(args = [1, 100, 10_000], threads = [1, 2], sample_size = 500)]
 fn layer(bencher: Bencher<'_, '_>, callers: usize) {
     let usage = Usage::builder().callers(20_000).build();
-    run(bencher, UsageLayer::new(usage).layer(Inner), callers);
+    run(bencher, &UsageLayer::new(usage).layer(Inner), callers);
 }
 
 /// More callers than there is room for: each makes room.
 #[divan::bench(sample_size = 500)]
 fn layer_full(bencher: Bencher<'_, '_>) {
     let usage = Usage::builder().callers(1_000).build();
-    run(bencher, UsageLayer::new(usage).layer(Inner), 10_000);
+    run(bencher, &UsageLayer::new(usage).layer(Inner), 10_000);
 }
 
 /// With so many sinks, which nobody empties: there is no runtime.
@@ -108,5 +108,16 @@ fn with_sinks(bencher: Bencher<'_, '_>, sinks: usize) {
     let builder = (0..sinks).fold(Usage::builder(), |builder, _| {
         builder.sink_with(buffer, Void)
     });
-    run(bencher, UsageLayer::new(builder.build()).layer(Inner), 100);
+    run(bencher, &UsageLayer::new(builder.build()).layer(Inner), 100);
+}
+
+/// Without the readings of the clock.
+#[divan::bench(sample_size = 500)]
+fn without_clock(bencher: Bencher<'_, '_>) {
+    use tollgate::clock::{ManualClock, Timestamp};
+    let usage = Usage::builder()
+        .ticks(|| std::time::Duration::ZERO)
+        .clock(ManualClock::new(Timestamp::EPOCH))
+        .build();
+    run(bencher, &UsageLayer::new(usage).layer(Inner), 1);
 }
