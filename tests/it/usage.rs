@@ -740,3 +740,62 @@ fn without_a_runtime_everything_is_counted_too() {
         "until somebody comes by with a runtime"
     );
 }
+
+/// Row J4: given up after so many polls, whatever those were.
+#[tokio::test]
+async fn dropped_after_any_number_of_polls_it_is_counted_exactly_once() {
+    let keys = keys_over(Scripted::new(Script::Slow(2)));
+    let key = issue(&keys, NewKey::for_owner("ann")).await;
+    let (usage, seen) = watched(Usage::builder());
+    let service = ServiceBuilder::new()
+        .layer(UsageLayer::new(usage.clone()))
+        .layer(AuthLayer::new(keys).clock(clock()))
+        .service(service_fn(|_: Request<()>| async {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(Response::new(body([Wait, Data("abc"), Wait, Data("de")])))
+        }));
+    let mut ends = Vec::new();
+    for budget in 0..12 {
+        let request = Request::get("/").header("x-api-key", &key);
+        let whole = async {
+            let response = service.clone().call(request.body(()).unwrap()).await;
+            response.unwrap().into_body().collect().await.is_ok()
+        };
+        let mut whole = Box::pin(whole);
+        // A call that was never made is none.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut is_done = false;
+        for _ in 0..=budget {
+            is_done = is_done || whole.as_mut().poll(&mut cx).is_ready();
+        }
+        drop(whole);
+        let record = seen.next();
+        assert_eq!(record.end() == End::Complete, is_done);
+        ends.push((record.end(), record.bytes_out()));
+    }
+    ends.dedup();
+    assert_eq!(
+        ends,
+        [
+            (End::Cancelled, 0),
+            (End::Disconnected, 0),
+            (End::Disconnected, 3),
+            (End::Complete, 5)
+        ]
+    );
+    assert_eq!(usage.snapshot().sum().requests(), 12);
+}
+
+#[tokio::test]
+async fn the_time_of_day_is_told_though_it_is_seldom_asked_for() {
+    let (usage, seen) = watched(Usage::builder());
+    let service = UsageLayer::new(usage).layer(who());
+    for _ in 0..3 {
+        let before = std::time::SystemTime::now();
+        send(&service, get()).await;
+        let at = std::time::SystemTime::from(seen.next().at());
+        let slack = Duration::from_millis(50);
+        assert!(at + slack >= before && at <= std::time::SystemTime::now() + slack);
+        std::thread::sleep(Duration::from_millis(600));
+    }
+}
