@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode};
 use tower_layer::Layer;
 
 use crate::body::{Body, Witness};
@@ -140,7 +140,7 @@ impl Check for Counted {
 
 impl Counted {
     /// The template of the route, or what it may turn out to be.
-    fn route(&self, parts: &Parts, dialect: Dialect) -> (Option<Route>, Option<Uri>) {
+    fn route(&self, parts: &Parts, dialect: Dialect) -> (Option<Route>, Option<Box<str>>) {
         if let Some(find) = &self.layer.route {
             return (find(parts).map(Route::Named), None);
         }
@@ -153,7 +153,7 @@ impl Counted {
         }
         match self.layer.usage.shared.routes.known(parts.uri.path()) {
             Some(known) => (Some(Route::Named(known)), None),
-            None => (None, Some(parts.uri.clone())),
+            None => (None, Some(parts.uri.path().into())),
         }
     }
 }
@@ -167,7 +167,7 @@ struct Call {
     is_grpc: bool,
     route: Option<Route>,
     /// The path of a call that may be a route.
-    path: Option<Uri>,
+    path: Option<Box<str>>,
     /// The length of the request's body, as the client has declared it.
     declared: u64,
     status: Option<StatusCode>,
@@ -219,7 +219,7 @@ impl Call {
         };
         let is_there = self.refusal.is_none() && self.grpc_status.is_some_and(|it| it != UNKNOWN);
         if let Some(path) = self.path.take().filter(|_| is_there) {
-            self.route = self.shared.routes.learn(path.path()).map(Route::Named);
+            self.route = self.shared.routes.learn(&path).map(Route::Named);
         }
         let record = Record {
             id: RecordId::default(),
