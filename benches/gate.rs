@@ -17,6 +17,8 @@ fn main() {
     "key accepted, scope met",
     "scope missing, 403",
     "anonymous, optional",
+    "counted",
+    "counted, key accepted",
 ])]
 fn gate(bencher: Bencher<'_, '_>, name: &str) {
     let scenario = Scenario::named(name);

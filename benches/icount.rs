@@ -24,6 +24,8 @@ use scenarios::Scenario;
 #[bench::scope("key accepted, scope met")]
 #[bench::scope_missing("scope missing, 403")]
 #[bench::anonymous("anonymous, optional")]
+#[bench::counted("counted")]
+#[bench::counted_key("counted, key accepted")]
 fn gate(scenario: Scenario) -> (u16, Scenario) {
     // It is handed back, so that its end is not counted.
     (scenario.run(), scenario)

@@ -14,7 +14,8 @@ use http_body::Body;
 use http_body_util::Empty;
 use tollgate::keys::{Cached, KeyStore, MemoryKeys, NewKey, Peppers};
 use tollgate::testing::TestKeys;
-use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
+use tollgate::usage::Usage;
+use tollgate::{ApiKeys, AuthLayer, RequireLayer, UsageLayer, scope};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 /// One case: sends a request through a service, and tells the status of the answer.
@@ -47,6 +48,12 @@ impl Scenario {
             "bad checksum, 401" => Self::new(auth(), Some(&mistyped)),
             "key accepted, scope met" => Self::new(auth_and("items:read"), Some(&good)),
             "scope missing, 403" => Self::new(auth_and("items:write"), Some(&good)),
+            "counted" => Self::new(UsageLayer::new(Usage::new()).layer(Inner), None),
+            "counted, key accepted" => {
+                let usage = UsageLayer::new(Usage::new());
+                let stack = ServiceBuilder::new().layer(usage).layer(door.clone());
+                Self::new(stack.service(Inner), Some(&good))
+            }
             "anonymous, optional" => Self::new(door.clone().optional().layer(Inner), None),
             other => panic!("{other} is no scenario"),
         };

@@ -16,8 +16,9 @@ use tokio::net::TcpListener;
 use tollgate::auth::ProtectedResource;
 use tollgate::keys::{NewKey, Peppers};
 use tollgate::testing::TestIssuer;
+use tollgate::usage::{Snapshot, Usage};
 use tollgate::{
-    ApiKeys, AuthLayer, Identity, Jwt, Quota, RateLimitLayer, RequireLayer, role, scope,
+    ApiKeys, AuthLayer, Identity, Jwt, Quota, RateLimitLayer, RequireLayer, UsageLayer, role, scope,
 };
 use tower::ServiceBuilder;
 
@@ -58,15 +59,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     // Generous to a person, and not to a loop: ten a second, and a thousand at once.
     let limit = RateLimitLayer::new(Quota::per_second(10).burst(1_000));
+    // Outside of all else: it counts those who are refused, too.
+    let usage = Usage::new();
+    let totals = usage.clone();
+    let used = get(async move || Json::<Snapshot>(totals.snapshot()));
     let protected = Router::new()
         .route("/whoami", get(whoami))
         .route("/orders", orders.layer(limit))
+        .route("/usage", used.layer(RequireLayer::new(role("admin"))))
         .layer(
-            ServiceBuilder::new().layer(
-                AuthLayer::new(keys.or(jwt))
-                    .realm("acme")
-                    .protected_resource(&resource),
-            ),
+            ServiceBuilder::new()
+                .layer(UsageLayer::new(usage.clone()))
+                .layer(
+                    AuthLayer::new(keys.or(jwt))
+                        .realm("acme")
+                        .protected_resource(&resource),
+                ),
         );
 
     demo.print(&url);
@@ -75,6 +83,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             tokio::signal::ctrl_c().await.ok();
         })
         .await?;
+    println!("\n{}", usage.snapshot());
     Ok(())
 }
 
@@ -180,6 +189,7 @@ impl Demo {
             ("POST", "/orders", "writer_token", "201: may write"),
             ("GET", "/orders", "expired_token", "401: its time is over"),
             ("GET", "/orders", "alg_none_token", "401: nobody signed it"),
+            ("GET", "/usage", "admin_key", "200: who has used what"),
         ] {
             let credential = credential(name);
             let field = if name.ends_with("_key") {

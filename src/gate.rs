@@ -16,7 +16,7 @@ use std::future::Future;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -33,8 +33,8 @@ use crate::rejection::Rejection;
 pub trait Check: Clone {
     /// What a request that may pass carries.
     type Pass: 'static;
-    /// What is to be done to the response of a request that passed.
-    type Stamp: Stamp;
+    /// What is to be done to the response of a request that passed: see [`Stamp`].
+    type Stamp: 'static;
 
     /// Decides, now or later. A panic in here refuses this request with a 500.
     fn check(&self, parts: &mut Parts) -> Pending<Result<Self::Pass, Rejection>>;
@@ -42,19 +42,30 @@ pub trait Check: Clone {
     /// Leaves what was found out in the request, or refuses after all.
     fn admit(&self, parts: &mut Parts, pass: Self::Pass) -> Result<Self::Stamp, Rejection>;
 
+    /// May look into the body of a request that passes.
+    fn carry<B: 'static>(&self, _: &Self::Stamp, body: B) -> B {
+        body
+    }
+
     /// Says no.
     fn answer(&self, rejection: Rejection) -> Response<Bytes>;
 }
 
-/// What is to be done to the response of a request that passed.
-pub trait Stamp {
+/// What is to be done to the response of a request that passed, if it has the body `B`.
+///
+/// Dropped without either, nobody waits for the response any more; if that is while a panic
+/// unwinds, the inner service has panicked.
+pub trait Stamp<B>: Sized {
     /// Does it.
-    fn apply<B>(self, response: &mut Response<Body<B>>);
+    fn apply(self, response: &mut Response<Body<B>>);
+
+    /// There is no response: the inner service has failed.
+    fn failed(self) {}
 }
 
 /// Nothing is to be done.
-impl Stamp for () {
-    fn apply<B>(self, _: &mut Response<Body<B>>) {}
+impl<B> Stamp<B> for () {
+    fn apply(self, _: &mut Response<Body<B>>) {}
 }
 
 /// A service with a check in front: what the layers of this crate make.
@@ -81,7 +92,8 @@ impl<S: fmt::Debug, C> fmt::Debug for Gate<S, C> {
 impl<S, C, B, R> Service<Request<B>> for Gate<S, C>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
-    C: Check,
+    C: Check<Stamp: Stamp<R>>,
+    B: 'static,
 {
     type Response = Response<Body<R>>;
     type Error = S::Error;
@@ -100,10 +112,13 @@ where
                 let verdict =
                     answer.and_then(|pass| caught(|| self.check.admit(&mut parts, pass)).flatten());
                 match verdict {
-                    Ok(stamp) => State::Calling {
-                        future: self.inner.call(Request::from_parts(parts, body)),
-                        stamp: Some(stamp),
-                    },
+                    Ok(stamp) => {
+                        let body = self.check.carry(&stamp, body);
+                        State::Calling {
+                            future: self.inner.call(Request::from_parts(parts, body)),
+                            stamp: Some(stamp),
+                        }
+                    }
                     Err(rejection) => {
                         drop(self.take_ready());
                         State::refused(&self.check, rejection, &parts)
@@ -217,7 +232,8 @@ where
 impl<S, C, B, R> Future for ResponseFuture<S, C, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
-    C: Check,
+    C: Check<Stamp: Stamp<R>>,
+    B: 'static,
 {
     type Output = Result<Response<Body<R>>, S::Error>;
 
@@ -238,11 +254,24 @@ where
                     held.take().expect(POLLED_AGAIN).proceed(answer)
                 }
                 StateProj::Calling { future, stamp } => {
-                    let mut response = ready!(future.poll(cx))?.map(Body::inner);
-                    if let Some(stamp) = stamp.take() {
-                        stamp.apply(&mut response);
-                    }
-                    return Poll::Ready(Ok(response));
+                    // Held here, so that it goes with a panic of the inner service.
+                    let held = stamp.take();
+                    let Poll::Ready(result) = future.poll(cx) else {
+                        *stamp = held;
+                        return Poll::Pending;
+                    };
+                    let result = result.map(|response| response.map(Body::inner));
+                    return Poll::Ready(match (result, held) {
+                        (Ok(mut response), Some(stamp)) => {
+                            stamp.apply(&mut response);
+                            Ok(response)
+                        }
+                        (Err(error), Some(stamp)) => {
+                            stamp.failed();
+                            Err(error)
+                        }
+                        (result, None) => result,
+                    });
                 }
                 StateProj::Refused { response, head } => {
                     let response = response.take().expect(POLLED_AGAIN);
@@ -260,15 +289,19 @@ impl<S, C, B> Held<S, C, B>
 where
     S: Service<Request<B>>,
     C: Check,
+    B: 'static,
 {
     fn proceed(mut self, answer: Result<C::Pass, Rejection>) -> State<S, C, B> {
         let verdict =
             answer.and_then(|pass| caught(|| self.check.admit(&mut self.parts, pass)).flatten());
         match verdict {
-            Ok(stamp) => State::Calling {
-                future: self.inner.call(Request::from_parts(self.parts, self.body)),
-                stamp: Some(stamp),
-            },
+            Ok(stamp) => {
+                let body = self.check.carry(&stamp, self.body);
+                State::Calling {
+                    future: self.inner.call(Request::from_parts(self.parts, body)),
+                    stamp: Some(stamp),
+                }
+            }
             Err(rejection) => State::refused(&self.check, rejection, &self.parts),
         }
     }

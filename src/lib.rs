@@ -35,6 +35,9 @@ pub mod auth;
 pub mod authorize;
 pub mod limit;
 
+// Observer: sees every outcome, refuses nothing.
+pub mod usage;
+
 // Edge.
 #[cfg(feature = "axum")]
 mod axum;
@@ -55,6 +58,7 @@ pub use identity::Identity;
 pub use keys::ApiKeys;
 pub use limit::{Quota, RateLimitLayer};
 pub use rejection::Rejection;
+pub use usage::UsageLayer;
 
 #[cfg(test)]
 mod vectors;

@@ -20,7 +20,8 @@ use tollgate::auth::Source;
 use tollgate::keys::{Cached, MemoryKeys, NewKey};
 use tollgate::limit::{Fields, Quota, RateLimitLayer};
 use tollgate::testing::TestIssuer;
-use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, scope};
+use tollgate::usage::Usage;
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, UsageLayer, scope};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 use support::{issue, keys_over, with};
@@ -160,6 +161,20 @@ async fn a_token_that_was_seen_before_allocates_no_more_than_five_times() {
     let token = authority.token("alice").audience("api").sign();
     let request = with("authorization", format!("Bearer {token}"));
     let service = AuthLayer::new(jwt).layer(Inner);
+    let counted = allocations(&service, &request) - allocations(&Inner, &request);
+    assert!(counted <= 5, "{counted}");
+}
+
+/// Row E: a slot, its place in the extensions, and what is known of the request; recording
+/// itself allocates nothing.
+#[tokio::test]
+async fn to_count_a_request_allocates_no_more_than_five_times() {
+    let usage = Usage::new();
+    let mut request = support::get();
+    request
+        .extensions_mut()
+        .insert(Identity::for_test().build());
+    let service = UsageLayer::new(usage).layer(Inner);
     let counted = allocations(&service, &request) - allocations(&Inner, &request);
     assert!(counted <= 5, "{counted}");
 }

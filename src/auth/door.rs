@@ -16,7 +16,7 @@ use crate::auth::source::{Source, TakeRules, take_one};
 use crate::auth::throttle::Reservation;
 use crate::body::Body;
 use crate::clock::{Clock, Timestamp};
-use crate::context::Anonymous;
+use crate::context::{self, Anonymous};
 use crate::credential::Scheme;
 use crate::gate::{Check, Stamp};
 use crate::identity::Identity;
@@ -206,6 +206,8 @@ impl<A: Authenticate> Check for Auth<A> {
             });
             return Ok(stamp);
         };
+        // Also if they are refused below, and by those behind the door.
+        context::note_caller(&parts.extensions, &identity);
         if !is_proved(&identity, &parts.extensions) {
             let mut rejection = Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding);
             rejection.scheme = identity.scheme;
@@ -263,8 +265,8 @@ impl<A> fmt::Debug for DoorStamp<A> {
     }
 }
 
-impl<A> Stamp for DoorStamp<A> {
-    fn apply<B>(self, response: &mut Response<Body<B>>) {
+impl<A: 'static, B> Stamp<B> for DoorStamp<A> {
+    fn apply(self, response: &mut Response<Body<B>>) {
         self.door
             .voice
             .speak_for_inner(response, self.scheme, self.request_id, self.head);

@@ -338,8 +338,8 @@ impl Charge {
 #[derive(Debug)]
 pub struct ThrottleStamp(Option<Reservation>);
 
-impl Stamp for ThrottleStamp {
-    fn apply<B>(self, response: &mut Response<Body<B>>) {
+impl<B> Stamp<B> for ThrottleStamp {
+    fn apply(self, response: &mut Response<Body<B>>) {
         let rejection = response.extensions().get::<Rejection>();
         if let Some(reservation) = &self.0
             && rejection.is_some_and(|rejection| rejection.cause().is_failed_proof())

@@ -257,8 +257,8 @@ impl Concurrent {
 #[derive(Debug)]
 pub struct PermitStamp(Option<Permit>);
 
-impl Stamp for PermitStamp {
-    fn apply<B>(self, response: &mut Response<Body<B>>) {
+impl<B> Stamp<B> for PermitStamp {
+    fn apply(self, response: &mut Response<Body<B>>) {
         if let Some(permit) = self.0 {
             response.body_mut().hold(permit);
         }

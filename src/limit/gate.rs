@@ -175,8 +175,8 @@ impl<L> fmt::Debug for LimitStamp<L> {
     }
 }
 
-impl<L: Limiter> Stamp for LimitStamp<L> {
-    fn apply<B>(self, response: &mut Response<Body<B>>) {
+impl<L: Limiter, B> Stamp<B> for LimitStamp<L> {
+    fn apply(self, response: &mut Response<Body<B>>) {
         let Some(receipt) = self.receipt else { return };
         // The answer is there, whatever becomes of this: the panic has been reported.
         let _ = caught(|| settle(&self.limit, &receipt, response));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 use serde_json::Value;
 
@@ -12,11 +13,14 @@ struct Running {
     child: Child,
     url: String,
     keys: HashMap<String, String>,
+    /// What it prints afterwards.
+    rest: Option<JoinHandle<String>>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
+        // It may have ended.
+        self.child.kill().ok();
         self.child.wait().unwrap();
     }
 }
@@ -45,12 +49,25 @@ impl Running {
             }
         }
         // Read on, or the example would fail to print.
-        std::thread::spawn(move || lines.for_each(drop));
+        let rest = std::thread::spawn(move || {
+            let lines = lines.map_while(Result::ok);
+            lines.fold(String::new(), |text, line| text + &line + "\n")
+        });
         Self {
             child,
             url: url.expect("it says where it listens"),
             keys,
+            rest: Some(rest),
         }
+    }
+
+    /// Ends it as Ctrl-C does, and says what it has printed meanwhile.
+    fn interrupt(&mut self) -> String {
+        let pid = self.child.id().to_string();
+        let killed = Command::new("kill").args(["-INT", &pid]).status();
+        assert!(killed.unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+        self.rest.take().unwrap().join().unwrap()
     }
 
     /// Status and body, by curl.
@@ -190,6 +207,70 @@ fn the_quickstart_does_what_it_prints() {
     let headers = String::from_utf8(headers.unwrap().stdout).unwrap();
     let named = format!("resource_metadata=\"{}{path}\"", server.url);
     assert!(headers.contains(&named), "{headers}");
+}
+
+/// Who has used what: for those who may know it, and for who ends the server.
+#[test]
+fn the_quickstart_says_who_has_used_what() {
+    let mut server = Running::start("quickstart", &[]);
+    let key = |name: &str| Some(format!("X-API-Key: {}", server.keys[name]));
+    assert_eq!(server.curl("GET", "/usage", None).0, 401);
+    assert_eq!(server.curl("GET", "/usage", key("reader_key")).0, 403);
+    assert_eq!(server.curl("GET", "/orders", key("reader_key")).0, 200);
+    assert_eq!(server.curl("GET", "/health", None).0, 200);
+    let (status, body) = server.curl("GET", "/usage", key("admin_key"));
+    assert_eq!(status, 200);
+    let usage: Value = serde_json::from_str(&body).unwrap();
+    let reader = &usage["callers"][0];
+    assert_eq!(reader["subject"], "reader");
+    assert_eq!(
+        (&reader["requests"], &reader["refused"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(reader["refusals"], serde_json::json!({ "forbidden": 1 }));
+    assert_eq!(usage["anonymous"]["requests"], 1);
+    assert_eq!(usage["sum"]["requests"], 3, "this one had not ended");
+
+    let table = server.interrupt();
+    let line = |name: &str| {
+        let mut lines = table.lines();
+        let line = lines.find(|line| line.starts_with(name));
+        let words = line.unwrap_or_else(|| panic!("{table}")).split_whitespace();
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(line("reader")[..4], ["reader", "(demo)", "2", "1"]);
+    assert_eq!(line("admin")[1], "1");
+    assert_eq!(line("anonymous")[1..3], ["1", "1"]);
+    assert_eq!(line("sum")[1], "4");
+}
+
+#[test]
+fn the_usage_example_bills_for_words() {
+    let mut server = Running::start("usage", &[]);
+    let key = Some(format!("X-API-Key: {}", server.keys["ann_key"]));
+    let (status, text) = server.curl("GET", "/tell", key.clone());
+    assert_eq!(status, 200);
+    let words = text.split_whitespace().count();
+    let (_, used) = server.curl("GET", "/used", key);
+    let used: Value = serde_json::from_str(&used).unwrap();
+    assert_eq!(
+        (&used["requests"], &used["units"]["words"]),
+        (&1.into(), &words.into())
+    );
+    // The last records are billed before the process ends.
+    let rest = server.interrupt();
+    let bills = rest.lines().filter_map(|line| line.strip_prefix("bill "));
+    let bills: Vec<Value> = bills
+        .map(|bill| serde_json::from_str(bill).unwrap())
+        .collect();
+    assert_eq!(bills.len(), 2, "{rest}");
+    let routes: Vec<_> = bills.iter().map(|bill| bill["route"].as_str()).collect();
+    assert_eq!(routes, [Some("/tell"), Some("/used")]);
+    assert_eq!(bills[0]["units"]["words"], words);
+    assert!(
+        rest.lines().any(|line| line == "delivered 2, lost 0"),
+        "{rest}"
+    );
 }
 
 /// A loop is told to wait, and who waits is let in again.

@@ -41,3 +41,7 @@ mod tidy;
 mod tls;
 mod tokens;
 mod transport;
+mod usage;
+#[cfg(feature = "tonic")]
+mod usage_of_calls;
+mod usage_sinks;

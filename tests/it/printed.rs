@@ -15,7 +15,8 @@ use tollgate::keys::{
 };
 use tollgate::respond::Restyled;
 use tollgate::testing::{TestIssuer, TestKeys};
-use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, Rejection, RequireLayer};
+use tollgate::usage::Usage;
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, Rejection, RequireLayer, UsageLayer};
 use tower::{Layer, Service, ServiceExt};
 
 use crate::support::{get, who, with};
@@ -98,10 +99,24 @@ plain! {
     Timestamp: tollgate::clock::Timestamp,
     Transport: tollgate::auth::Transport,
     UnusableKey: tollgate::jwks::UnusableKey,
+    Buffer: tollgate::usage::Buffer,
+    Caller: tollgate::usage::Caller,
+    ChannelSink: tollgate::usage::ChannelSink,
+    Counted: tollgate::usage::Counted,
+    End: tollgate::usage::End,
+    JsonLinesSink: tollgate::usage::JsonLinesSink,
+    RecordId: tollgate::usage::RecordId,
+    SinkError: tollgate::usage::SinkError,
+    SinkStatus: tollgate::usage::SinkStatus,
+    Total: tollgate::usage::Total,
+    TracingSink: tollgate::usage::TracingSink,
+    UsageBuilder: tollgate::usage::UsageBuilder,
+    UsageLayer: tollgate::UsageLayer,
+    UsageSlot: tollgate::usage::UsageSlot,
 }
 
 /// Types that no path leads to from outside.
-const HIDDEN: [&str; 8] = [
+const HIDDEN: [&str; 9] = [
     "DoorStamp",
     "LimitStamp",
     "Paid",
@@ -110,6 +125,7 @@ const HIDDEN: [&str; 8] = [
     "Reservation",
     "Shown",
     "ThrottleStamp",
+    "UsageStamp",
 ];
 
 /// Those that are there with the feature `redis`.
@@ -184,7 +200,8 @@ async fn every_public_type_is_listed_and_prints_no_secret() {
     let secret = KeySet::from_secret(Algorithm::Hs256, HMAC_SECRET).unwrap();
 
     let door = AuthLayer::new(keys.clone().or(jwt.clone()));
-    let mut service = door.layer(who());
+    let (usage, recorded) = crate::usage::watched(Usage::builder());
+    let mut service = UsageLayer::new(usage.clone()).layer(door.layer(who()));
     let bearer = || with("authorization", format!("Bearer {token}"));
     let call = service.ready().await.unwrap().call(with("x-api-key", &key));
     let in_flight = format!("{call:?}");
@@ -201,7 +218,13 @@ async fn every_public_type_is_listed_and_prints_no_secret() {
     let failure = StoreError::unavailable("gone");
     let remote = RemoteKeys::discover();
 
+    let records = recorded.all();
+    let lines = serde_json::to_string(&records).unwrap();
+
     let printed: Vec<(&str, String)> = vec![
+        ("Record", format!("{records:?} {lines}")),
+        ("Snapshot", format!("{:?}", usage.snapshot())),
+        ("Usage", format!("{usage:?} {}", usage.snapshot())),
         ("ApiKey", format!("{:?}", issued.key)),
         ("ApiKeys", format!("{keys:?}")),
         ("AuthLayer", format!("{door:?}")),

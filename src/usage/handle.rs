@@ -1,0 +1,354 @@
+//! [`Usage`]: the handle that counts, and is asked.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Extensions, Method};
+
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::{ConfigError, literal};
+use crate::context::{UNITS, UsageSlot};
+use crate::identity::Principal;
+use crate::usage::buffer::{Buffer, SinkStatus};
+use crate::usage::queue::Queue;
+use crate::usage::record::Record;
+use crate::usage::routes::Routes;
+use crate::usage::sink::UsageSink;
+use crate::usage::table::Table;
+use crate::usage::total::{Caller, Snapshot, Total};
+
+/// Who counts. Clones count together; a [`UsageLayer`](crate::UsageLayer) has one, and who
+/// keeps another can ask it.
+///
+/// The tasks of its sinks start at the first record, on the runtime of that request, and end
+/// with the last clone: then what waits is delivered, without a second try. Better is
+/// [`Usage::shutdown`].
+#[derive(Clone)]
+pub struct Usage {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) names: Arc<[Box<str>]>,
+    pub(super) routes: Routes,
+    table: Table,
+    observers: Box<[Arc<dyn Observer>]>,
+    queues: Box<[Arc<Queue>]>,
+    clock: Option<Arc<dyn Clock>>,
+    ticks: Option<Arc<Ticks>>,
+    start: Instant,
+    wall: Wall,
+}
+
+type Ticks = dyn Fn() -> Duration + Send + Sync;
+
+/// Sees requests come and go, at once and on their own threads: for what has to be exact at
+/// every moment. What has time is for a [`UsageSink`].
+///
+/// A panic in here is caught, and the request does not notice.
+pub trait Observer: Send + Sync + 'static {
+    /// A request has come. Each one that has come goes, once.
+    fn begun(&self, _method: &Method, _route: Option<&str>) {}
+
+    /// A request has gone. Its record has no number yet.
+    fn ended(&self, record: &Record);
+}
+
+impl Usage {
+    /// Counts in memory, with the settings that [`Usage::builder`] starts from.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Room for the totals of 10,000 callers, no units and no sinks.
+    pub fn builder() -> UsageBuilder {
+        UsageBuilder {
+            room: 10_000,
+            names: Vec::new(),
+            observers: Vec::new(),
+            queues: Vec::new(),
+            clock: None,
+            ticks: None,
+        }
+    }
+
+    /// Adds to what a request has used, from its handler: see [`UsageSlot::add`]. Says whether
+    /// it counts.
+    ///
+    /// ```
+    /// use tollgate::usage::Usage;
+    ///
+    /// async fn complete(request: http::Request<()>) -> &'static str {
+    ///     Usage::add(request.extensions(), "tokens", 812);
+    ///     "…"
+    /// }
+    /// ```
+    pub fn add(extensions: &Extensions, unit: &str, amount: u64) -> bool {
+        if let Some(slot) = extensions.get::<UsageSlot>() {
+            return slot.add(unit, amount);
+        }
+        tracing::error!(
+            target: "tollgate::usage",
+            "a handler counts and there is no slot in the request: put a UsageLayer outside",
+        );
+        false
+    }
+
+    /// What all callers have used.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.table.snapshot()
+    }
+
+    /// What a caller has used; none if there is nothing, or there was no room for them.
+    #[must_use]
+    pub fn of(&self, principal: &Principal) -> Option<Total> {
+        self.shared.table.of(principal)
+    }
+
+    /// The callers with the most requests, and these first.
+    #[must_use]
+    pub fn top(&self, callers: usize) -> Vec<Caller> {
+        let mut all = self.snapshot().callers;
+        all.truncate(callers);
+        all
+    }
+
+    /// How the sinks stand, in the order in which they were named.
+    #[must_use]
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        let queues = self.shared.queues.iter();
+        queues.map(|queue| queue.status()).collect()
+    }
+
+    /// Delivers what waits, and then nothing more: when the server has stopped. Says how the
+    /// sinks stand then. What could not be delivered within `deadline` is lost, as is what ends
+    /// later; totals go on.
+    ///
+    /// # Cancellation
+    /// Dropped, it leaves the sinks as they are, in a hurry.
+    pub async fn shutdown(&self, deadline: Duration) -> Vec<SinkStatus> {
+        let queues = self.shared.queues.iter();
+        futures_util::future::join_all(queues.map(|queue| queue.shut_down(deadline))).await;
+        self.sinks()
+    }
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Usage")
+            .field("units", &self.shared.names)
+            .field("sinks", &self.sinks())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The time since some moment.
+    pub(super) fn ticks(&self) -> Duration {
+        match &self.ticks {
+            None => self.start.elapsed(),
+            Some(ticks) => ticks(),
+        }
+    }
+
+    /// The time of day at so many ticks.
+    pub(super) fn at(&self, ticks: Duration) -> Timestamp {
+        match (&self.clock, &self.ticks) {
+            (Some(clock), _) => clock.now(),
+            (None, Some(_)) => SystemClock.now(),
+            (None, None) => self.wall.at(ticks, self.start),
+        }
+    }
+
+    pub(super) fn begun(&self, method: &Method, route: Option<&str>) {
+        for observer in &self.observers {
+            tell(|| observer.begun(method, route));
+        }
+    }
+
+    /// Counts a request. Where it is anonymous, `anywhere` spreads it.
+    pub(super) fn record(&self, record: &Record, anywhere: usize) {
+        self.table.count(record, anywhere);
+        for queue in &self.queues {
+            queue.push(record);
+        }
+        for observer in &self.observers {
+            tell(|| observer.ended(record));
+        }
+    }
+}
+
+/// The time of day out of the ticks: asked for once a second, and not for each request.
+struct Wall {
+    /// What it was at no ticks, and when that is to be found out anew, in nanoseconds.
+    at_start: AtomicU64,
+    asks_at: AtomicU64,
+}
+
+impl Default for Wall {
+    fn default() -> Self {
+        Self {
+            at_start: AtomicU64::new(SystemClock.now().unix_nanos()),
+            asks_at: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Wall {
+    fn at(&self, ticks: Duration, start: Instant) -> Timestamp {
+        let nanos = u64::try_from(ticks.as_nanos()).unwrap_or(u64::MAX);
+        if nanos >= self.asks_at.load(Ordering::Relaxed) {
+            // Those that are asked for may be long ago.
+            let at_start = SystemClock.now().saturating_sub(start.elapsed());
+            let at_start = at_start.unix_nanos();
+            self.at_start.store(at_start, Ordering::Relaxed);
+            let asks_at = nanos.saturating_add(ASKS_EVERY);
+            self.asks_at.store(asks_at, Ordering::Relaxed);
+        }
+        let at_start = Timestamp::from_unix_nanos(self.at_start.load(Ordering::Relaxed));
+        at_start.saturating_add(ticks)
+    }
+}
+
+const ASKS_EVERY: u64 = 1_000_000_000;
+
+/// This may be where a request is dropped, and a panic would be the end of the process.
+fn tell(what: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(what)).is_err() {
+        tracing::error!(target: "tollgate::usage", "an observer of usage panicked");
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for queue in &self.queues {
+            queue.abandon();
+        }
+    }
+}
+
+/// Settings of a [`Usage`].
+#[derive(Clone)]
+#[must_use]
+pub struct UsageBuilder {
+    room: usize,
+    names: Vec<Box<str>>,
+    observers: Vec<Arc<dyn Observer>>,
+    queues: Vec<Arc<dyn Fn(u64) -> Queue + Send + Sync>>,
+    clock: Option<Arc<dyn Clock>>,
+    ticks: Option<Arc<Ticks>>,
+}
+
+impl UsageBuilder {
+    /// Sets how many callers there is room for, each of which needs half a kilobyte. Who was
+    /// not seen for longest is added to all others. At least one.
+    pub fn callers(mut self, room: usize) -> Self {
+        self.room = room;
+        self
+    }
+
+    /// Sets what handlers can count in, besides requests and bytes: `tokens`, for instance.
+    ///
+    /// # Panics
+    /// If there are more than eight, one is empty, or two are the same.
+    #[track_caller]
+    pub fn units<N: Into<Box<str>>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        literal(self.try_units(names))
+    }
+
+    /// As [`UsageBuilder::units`], for names from configuration.
+    ///
+    /// # Errors
+    /// Where `units` panics.
+    pub fn try_units<N: Into<Box<str>>>(
+        mut self,
+        names: impl IntoIterator<Item = N>,
+    ) -> Result<Self, ConfigError> {
+        let names: Vec<Box<str>> = names.into_iter().map(Into::into).collect();
+        if names.len() > UNITS {
+            return Err(ConfigError::new("there can be eight units"));
+        }
+        let is_taken = |index: usize| names[..index].contains(&names[index]);
+        if (0..names.len()).any(|index| names[index].is_empty() || is_taken(index)) {
+            return Err(ConfigError::new("each unit needs a name of its own"));
+        }
+        self.names = names;
+        Ok(self)
+    }
+
+    /// Adds one that is told of each record, in batches.
+    pub fn sink(self, sink: impl UsageSink) -> Self {
+        self.sink_with(Buffer::new(), sink)
+    }
+
+    /// As [`UsageBuilder::sink`], and says how records wait for it.
+    pub fn sink_with(mut self, buffer: Buffer, sink: impl UsageSink) -> Self {
+        let sink = Arc::new(sink);
+        self.queues.push(Arc::new(move |boot| {
+            Queue::new(Arc::clone(&sink), buffer, boot)
+        }));
+        self
+    }
+
+    /// Adds one that sees requests come and go.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// Sets the clock that says when: the system's unless set.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Sets what says how long, since a moment of its choice, and never goes back: the
+    /// monotonic clock of the system unless set.
+    pub fn ticks(mut self, ticks: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        self.ticks = Some(Arc::new(ticks));
+        self
+    }
+
+    /// Starts to count.
+    #[must_use]
+    pub fn build(self) -> Usage {
+        let names: Arc<[Box<str>]> = self.names.into();
+        let boot = getrandom::u64().unwrap_or_else(|_| SystemClock.now().unix_nanos());
+        let queues = self.queues.iter();
+        let shared = Shared {
+            table: Table::new(self.room, Arc::clone(&names)),
+            names,
+            routes: Routes::default(),
+            observers: self.observers.into(),
+            queues: queues.map(|queue| Arc::new(queue(boot))).collect(),
+            clock: self.clock,
+            ticks: self.ticks,
+            start: Instant::now(),
+            wall: Wall::default(),
+        };
+        Usage {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl fmt::Debug for UsageBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsageBuilder")
+            .field("callers", &self.room)
+            .field("units", &self.names)
+            .field("sinks", &self.queues.len())
+            .finish_non_exhaustive()
+    }
+}

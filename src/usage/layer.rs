@@ -1,0 +1,347 @@
+//! [`UsageLayer`]: what it makes of a request, of its response and of the response's body.
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
+use tower_layer::Layer;
+
+use crate::body::{Body, Witness};
+use crate::context::UsageSlot;
+use crate::gate::{Check, Gate, Stamp};
+use crate::grpc::{Dialect, GRPC_STATUS};
+use crate::identity::Identity;
+use crate::pending::Pending;
+use crate::rejection::{Reason, Rejection};
+use crate::respond::Voice;
+use crate::usage::handle::{Shared, Usage};
+use crate::usage::record::{End, Record, RecordId, Route};
+
+/// The layer that counts each request once, at its end: see the [module](crate::usage).
+#[derive(Clone)]
+pub struct UsageLayer {
+    usage: Usage,
+    route: Option<Arc<FindRoute>>,
+}
+
+type FindRoute = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
+
+impl UsageLayer {
+    /// Counts there.
+    #[must_use]
+    pub fn new(usage: Usage) -> Self {
+        Self { usage, route: None }
+    }
+
+    /// Says what the template of a request's route is: by default the one that axum has
+    /// matched, where the layer is inside of the router (`Router::layer`), or the method of a
+    /// gRPC service, once that has answered. There must be a bounded number of them.
+    #[must_use]
+    pub fn route(
+        mut self,
+        find: impl Fn(&Parts) -> Option<Arc<str>> + Send + Sync + 'static,
+    ) -> Self {
+        self.route = Some(Arc::new(find));
+        self
+    }
+}
+
+impl fmt::Debug for UsageLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsageLayer")
+            .field("usage", &self.usage)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for UsageLayer {
+    type Service = Gate<S, Counted>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let layer = self.clone();
+        Gate::new(inner, Counted { layer })
+    }
+}
+
+/// The check of a [`UsageLayer`], which all pass.
+#[derive(Clone)]
+pub struct Counted {
+    layer: UsageLayer,
+}
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counted").finish_non_exhaustive()
+    }
+}
+
+impl Check for Counted {
+    type Pass = ();
+    type Stamp = UsageStamp;
+
+    fn check(&self, _: &mut Parts) -> Pending<Result<(), Rejection>> {
+        Ok(()).into()
+    }
+
+    fn admit(&self, parts: &mut Parts, (): ()) -> Result<UsageStamp, Rejection> {
+        let shared = &self.layer.usage.shared;
+        let outer = parts.extensions.get::<UsageSlot>();
+        if outer.is_some_and(|slot| slot.is_of(&shared.names)) {
+            // It is counted outside.
+            return Ok(UsageStamp(None));
+        }
+        let dialect = Dialect::of(parts);
+        let (route, path) = self.route(parts, dialect);
+        let slot = UsageSlot::new(Arc::clone(&shared.names), outer.cloned());
+        if let Some(identity) = parts.extensions.get::<Identity>() {
+            slot.note(identity);
+        }
+        parts.extensions.insert(slot.clone());
+        let call = Call {
+            started: shared.ticks(),
+            shared: Arc::clone(shared),
+            slot,
+            method: parts.method.clone(),
+            is_grpc: dialect != Dialect::Http,
+            route,
+            path,
+            declared: declared(&parts.headers),
+            status: None,
+            grpc_status: None,
+            refusal: None,
+            to_headers: None,
+            bytes_out: 0,
+            length: None,
+            reached: None,
+            has_ended: false,
+        };
+        shared.begun(&call.method, call.route.as_ref().map(Route::as_str));
+        Ok(UsageStamp(Some(Box::new(call))))
+    }
+
+    fn carry<B: 'static>(&self, stamp: &UsageStamp, body: B) -> B {
+        match &stamp.0 {
+            Some(call) => crate::usage::uploads::count(&call.slot, body),
+            None => body,
+        }
+    }
+
+    /// Only what a panic makes of a request comes here.
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        Voice::standard().answer(rejection)
+    }
+}
+
+impl Counted {
+    /// The template of the route, or what it may turn out to be.
+    fn route(&self, parts: &Parts, dialect: Dialect) -> (Option<Route>, Option<Box<str>>) {
+        if let Some(find) = &self.layer.route {
+            return (find(parts).map(Route::Named), None);
+        }
+        #[cfg(feature = "axum")]
+        if let Some(path) = parts.extensions.get::<axum::extract::MatchedPath>() {
+            return (Some(Route::Matched(path.clone())), None);
+        }
+        if dialect == Dialect::Http {
+            return (None, None);
+        }
+        match self.layer.usage.shared.routes.known(parts.uri.path()) {
+            Some(known) => (Some(Route::Named(known)), None),
+            None => (None, Some(parts.uri.path().into())),
+        }
+    }
+}
+
+/// What is known of a request that has not ended.
+struct Call {
+    shared: Arc<Shared>,
+    slot: UsageSlot,
+    started: Duration,
+    method: Method,
+    is_grpc: bool,
+    route: Option<Route>,
+    /// The path of a call that may be a route.
+    path: Option<Box<str>>,
+    /// The length of the request's body, as the client has declared it.
+    declared: u64,
+    status: Option<StatusCode>,
+    grpc_status: Option<u32>,
+    refusal: Option<Reason>,
+    to_headers: Option<Duration>,
+    bytes_out: u64,
+    /// How long the body of the response is, if that is known.
+    length: Option<u64>,
+    /// When it was that long.
+    reached: Option<Duration>,
+    has_ended: bool,
+}
+
+impl Call {
+    fn answered<B>(&mut self, response: &Response<B>) {
+        self.to_headers = Some(self.elapsed(self.shared.ticks()));
+        self.status = Some(response.status());
+        let refusal = response.extensions().get::<Rejection>();
+        self.refusal = refusal.map(Rejection::reason);
+        self.note_grpc_status(response.headers());
+    }
+
+    fn note_grpc_status(&mut self, fields: &HeaderMap) {
+        if !self.is_grpc {
+            return;
+        }
+        if let Some(status) = fields.get(GRPC_STATUS) {
+            let text = status.to_str().ok();
+            self.grpc_status = text.and_then(|text| text.parse().ok());
+        }
+    }
+
+    fn elapsed(&self, ticks: Duration) -> Duration {
+        ticks.saturating_sub(self.started)
+    }
+
+    /// Counts it, unless that was done.
+    fn end(&mut self, end: End) {
+        if mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        let noted = self.slot.end();
+        let to_end = self.reached.take();
+        let to_end = to_end.unwrap_or_else(|| self.elapsed(self.shared.ticks()));
+        let end = match self.refusal {
+            Some(_) => End::Refused,
+            None => end,
+        };
+        let is_there = self.refusal.is_none() && self.grpc_status.is_some_and(|it| it != UNKNOWN);
+        if let Some(path) = self.path.take().filter(|_| is_there) {
+            self.route = self.shared.routes.learn(&path).map(Route::Named);
+        }
+        let record = Record {
+            id: RecordId::default(),
+            at: self.shared.at(self.started.saturating_add(to_end)),
+            identity: noted.caller,
+            route: self.route.take(),
+            status: self.status,
+            grpc_status: self.grpc_status,
+            refusal: self.refusal,
+            end,
+            bytes_in: self.slot.bytes_in().unwrap_or(self.declared),
+            bytes_out: self.bytes_out,
+            to_headers: self.to_headers,
+            to_end,
+            method: mem::take(&mut self.method),
+            requests: 1,
+            names: Arc::clone(&self.shared.names),
+            units: noted.units,
+        };
+        self.shared.record(&record, self.slot.address());
+    }
+}
+
+/// Given up, before the response or in the midst of its body.
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.end(match (thread::panicking(), self.status) {
+            _ if self.reached.is_some() => End::Complete,
+            (true, None) => End::ServiceError,
+            (false, None) => End::Cancelled,
+            (true, Some(_)) => End::BodyError,
+            (false, Some(_)) => End::Disconnected,
+        });
+    }
+}
+
+/// What is done to the response of a request that is counted; nothing if it is counted
+/// elsewhere.
+pub struct UsageStamp(Option<Box<Call>>);
+
+impl fmt::Debug for UsageStamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsageStamp").finish_non_exhaustive()
+    }
+}
+
+impl<B: http_body::Body> Stamp<B> for UsageStamp {
+    fn apply(self, response: &mut Response<Body<B>>) {
+        let Some(mut call) = self.0 else { return };
+        call.answered(response);
+        let body = response.body();
+        if has_no_content(&call.method, response.status()) || http_body::Body::is_end_stream(body) {
+            call.reached = call.to_headers;
+            call.end(End::Complete);
+            return;
+        }
+        let exact = http_body::Body::size_hint(body).exact();
+        call.length = exact.or_else(|| length(response.headers()));
+        response.body_mut().watch_boxed(call);
+    }
+
+    fn failed(self) {
+        if let Some(mut call) = self.0 {
+            call.end(End::ServiceError);
+        }
+    }
+}
+
+/// Sees the body of the response go by.
+impl Witness for Call {
+    fn data(&mut self, len: usize, is_last: bool) {
+        if self.has_ended {
+            return;
+        }
+        self.bytes_out = self.bytes_out.saturating_add(len as u64);
+        let is_whole = self.length.is_some_and(|length| self.bytes_out >= length);
+        if is_last || is_whole && !self.is_grpc {
+            self.end(End::Complete);
+        } else if is_whole && self.reached.is_none() {
+            // The trailers say how the call went, and may be yet to come.
+            self.reached = Some(self.elapsed(self.shared.ticks()));
+        }
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        self.note_grpc_status(trailers);
+        self.reached = None;
+        self.end(End::Complete);
+    }
+
+    fn ended(&mut self) {
+        let is_short = self.length.is_some_and(|length| self.bytes_out < length);
+        self.end(if is_short {
+            End::BodyError
+        } else {
+            End::Complete
+        });
+    }
+
+    fn failed(&mut self) {
+        self.reached = None;
+        self.end(End::BodyError);
+    }
+}
+
+/// RFC 9110 §6.4.1: whatever the fields say. What follows on an upgraded connection is no
+/// content of the response.
+fn has_no_content(method: &Method, status: StatusCode) -> bool {
+    method == Method::HEAD
+        || method == Method::CONNECT && status.is_success()
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+fn declared(headers: &HeaderMap) -> u64 {
+    length(headers).unwrap_or(0)
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    length.parse().ok()
+}
+
+/// `UNIMPLEMENTED`: there is no such method.
+const UNKNOWN: u32 = 12;

@@ -1,0 +1,54 @@
+//! Counting what is read of the body of a request, without another type of body: the servers'
+//! own can hold any.
+
+use crate::context::UsageSlot;
+
+/// The same body, with somebody watching, if it is one of axum's or of tonic's.
+#[cfg_attr(
+    not(any(feature = "axum", feature = "tonic")),
+    expect(unused_variables, unused_mut, reason = "no body is known")
+)]
+pub(super) fn count<B: 'static>(slot: &UsageSlot, mut body: B) -> B {
+    #[cfg(any(feature = "axum", feature = "tonic"))]
+    {
+        let any: &mut dyn std::any::Any = &mut body;
+        #[cfg(feature = "axum")]
+        if let Some(body) = any.downcast_mut::<axum::body::Body>() {
+            known::watch(slot, body, axum::body::Body::new);
+        }
+        #[cfg(feature = "tonic")]
+        if let Some(body) = any.downcast_mut::<tonic::body::Body>() {
+            known::watch(slot, body, tonic::body::Body::new);
+        }
+    }
+    body
+}
+
+#[cfg(any(feature = "axum", feature = "tonic"))]
+mod known {
+    use std::mem;
+
+    use crate::body::{Body, Witness};
+    use crate::context::UsageSlot;
+
+    pub(super) fn watch<B>(slot: &UsageSlot, body: &mut B, hide: impl Fn(Body<B>) -> B)
+    where
+        B: http_body::Body + Default,
+    {
+        slot.start_reading();
+        if body.is_end_stream() {
+            return;
+        }
+        let mut watched = Body::inner(mem::take(body));
+        watched.watch(Upload(slot.clone()));
+        *body = hide(watched);
+    }
+
+    struct Upload(UsageSlot);
+
+    impl Witness for Upload {
+        fn data(&mut self, len: usize, _: bool) {
+            self.0.read(len);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Usage of gRPC services: a call is counted once, with the status of its trailers. Row I5.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tollgate::AuthLayer;
+use tollgate::UsageLayer;
+use tollgate::keys::NewKey;
+use tollgate::rejection::Reason;
+use tollgate::usage::{End, Record, Usage};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+use tower::ServiceBuilder;
+
+use crate::greeter::{COUNT, Greeter, HELLO, call};
+use crate::support::{Script, Scripted, clock, issue, keys_over};
+use crate::usage::{Seen, watched};
+
+async fn server() -> (Channel, String, Seen) {
+    let keys = keys_over(Scripted::new(Script::Now));
+    let key = issue(&keys, NewKey::for_owner("ann")).await;
+    let (usage, seen) = watched(Usage::builder());
+    let stack = ServiceBuilder::new()
+        .layer(UsageLayer::new(usage))
+        .layer(AuthLayer::new(keys).clock(clock()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let server = Server::builder()
+        .layer(stack.into_inner())
+        .add_service(Greeter);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    (endpoint.connect().await.unwrap(), key, seen)
+}
+
+/// The records of so many requests, as soon as they are there, and no more.
+async fn records(seen: &Seen, count: usize) -> Vec<Record> {
+    while seen.all().len() < count {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let all = seen.all();
+    assert_eq!(all.len(), count, "{all:?}");
+    all
+}
+
+#[tokio::test]
+async fn a_stream_of_a_server_is_counted_once_with_the_status_of_its_trailers() {
+    let (channel, key, seen) = server().await;
+    let mut stream = call(channel.clone(), COUNT, "3", Some(&key))
+        .await
+        .unwrap()
+        .into_inner();
+    for _ in 0..3 {
+        stream.message().await.unwrap().unwrap();
+    }
+    assert_eq!(
+        stream.message().await.unwrap_err().code(),
+        tonic::Code::Aborted
+    );
+    let record = &records(&seen, 1).await[0];
+    assert_eq!(record.end(), End::Complete);
+    assert_eq!(record.grpc_status(), Some(tonic::Code::Aborted as u32));
+    assert_eq!(record.status(), Some(http::StatusCode::OK));
+    assert_eq!(record.route(), Some(COUNT));
+    assert_eq!(record.principal().unwrap().subject(), "ann");
+    // Three messages of five bytes and their frames, and one of one byte in.
+    assert_eq!(
+        (record.bytes_out(), record.bytes_in()),
+        (3 * (5 + 7), 5 + 3)
+    );
+
+    let mut stream = call(channel, HELLO, "you", Some(&key))
+        .await
+        .unwrap()
+        .into_inner();
+    while stream.message().await.unwrap().is_some() {}
+    let record = records(&seen, 2).await.pop().unwrap();
+    assert_eq!(
+        (record.end(), record.grpc_status()),
+        (End::Complete, Some(0))
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_given_up_is_counted_once_without_a_status() {
+    let (channel, key, seen) = server().await;
+    let mut stream = call(channel, COUNT, "100000000", Some(&key))
+        .await
+        .unwrap()
+        .into_inner();
+    stream.message().await.unwrap().unwrap();
+    drop(stream);
+    let record = &records(&seen, 1).await[0];
+    assert_eq!(
+        (record.end(), record.grpc_status()),
+        (End::Disconnected, None)
+    );
+    assert!(record.bytes_out() > 0);
+}
+
+#[tokio::test]
+async fn a_path_is_no_route_until_a_service_has_said_so() {
+    let (channel, key, seen) = server().await;
+    let refused = call(channel.clone(), HELLO, "you", None).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unauthenticated);
+    let unknown = call(channel.clone(), "/greet.Greeter/Nope", "", Some(&key)).await;
+    assert_eq!(unknown.unwrap_err().code(), tonic::Code::Unimplemented);
+    let all = records(&seen, 2).await;
+    assert_eq!((all[0].end(), all[0].route()), (End::Refused, None));
+    assert_eq!(all[0].refusal(), Some(Reason::CredentialsMissing));
+    assert_eq!(all[0].grpc_status(), Some(16));
+    assert_eq!((all[1].end(), all[1].route()), (End::Complete, None));
+    assert_eq!(all[1].grpc_status(), Some(12));
+    // Once it has answered, those who are refused ask for it, too.
+    call(channel.clone(), HELLO, "you", Some(&key))
+        .await
+        .unwrap();
+    call(channel, HELLO, "you", None).await.unwrap_err();
+    let all = records(&seen, 4).await;
+    let routes = [all[2].route(), all[3].route()];
+    assert_eq!(routes, [Some(HELLO); 2]);
+}
