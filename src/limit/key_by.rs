@@ -197,11 +197,15 @@ impl fmt::Debug for KeyBy {
 }
 
 /// The template of a route, of which there are as many as an operator has written.
+#[cfg(feature = "axum")]
 fn route(parts: &Parts) -> Option<&str> {
-    #[cfg(feature = "axum")]
-    return crate::axum::matched_path(&parts.extensions);
-    #[cfg(not(feature = "axum"))]
-    return None;
+    crate::axum::matched_path(&parts.extensions)
+}
+
+/// There is no router whose templates are known.
+#[cfg(not(feature = "axum"))]
+const fn route(_: &Parts) -> Option<&str> {
+    None
 }
 
 /// What a client makes up is one method, or each would have a budget. `HEAD` is answered by

@@ -11,6 +11,7 @@ use http::{Extensions, Method};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
 use crate::context::{UNITS, UsageSlot};
+use crate::gate::caught;
 use crate::identity::Principal;
 use crate::usage::buffer::{Buffer, SinkStatus};
 use crate::usage::queue::Queue;
@@ -158,14 +159,15 @@ impl Shared {
     pub(super) fn ticks(&self) -> Duration {
         match &self.ticks {
             None => self.start.elapsed(),
-            Some(ticks) => ticks(),
+            // This runs where requests are dropped, and a panic there would end the process.
+            Some(ticks) => caught(|| ticks()).unwrap_or_else(|_| self.start.elapsed()),
         }
     }
 
     /// The time of day at so many ticks.
     pub(super) fn at(&self, ticks: Duration) -> Timestamp {
         match (&self.clock, &self.ticks) {
-            (Some(clock), _) => clock.now(),
+            (Some(clock), _) => caught(|| clock.now()).unwrap_or_else(|_| SystemClock.now()),
             (None, Some(_)) => SystemClock.now(),
             (None, None) => self.wall.at(ticks, self.start),
         }

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 
 use crate::body::{Body, Witness};
 use crate::context::UsageSlot;
-use crate::gate::{Check, Gate, Stamp};
+use crate::gate::{Check, Gate, Stamp, caught};
 use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::identity::Identity;
 use crate::pending::Pending;
@@ -107,7 +107,7 @@ impl Check for Counted {
             started: shared.ticks(),
             shared: Arc::clone(shared),
             slot,
-            method: parts.method.clone(),
+            method: bounded(&parts.method),
             is_grpc: dialect != Dialect::Http,
             route,
             path,
@@ -142,7 +142,9 @@ impl Counted {
     /// The template of the route, or what it may turn out to be.
     fn route(&self, parts: &Parts, dialect: Dialect) -> (Option<Route>, Option<Box<str>>) {
         if let Some(find) = &self.layer.route {
-            return (find(parts).map(Route::Named), None);
+            // One that panics knows of none, and the request goes on.
+            let found = caught(|| find(parts)).ok().flatten();
+            return (found.map(Route::Named), None);
         }
         #[cfg(feature = "axum")]
         if let Some(path) = parts.extensions.get::<axum::extract::MatchedPath>() {
@@ -217,10 +219,17 @@ impl Call {
             Some(_) => End::Refused,
             None => end,
         };
-        let is_there = self.refusal.is_none() && self.grpc_status.is_some_and(|it| it != UNKNOWN);
+        // Others may be refused before it is known whether they are there.
+        let has_answered = self.bytes_out > 0 || self.grpc_status == Some(OK);
+        let is_there = self.refusal.is_none() && self.grpc_status.is_some() && has_answered;
         if let Some(path) = self.path.take().filter(|_| is_there) {
             self.route = self.shared.routes.learn(&path).map(Route::Named);
         }
+        // What nobody was asked for was only announced.
+        let declared = match (self.refusal, self.status) {
+            (None, Some(_)) => self.declared,
+            _ => 0,
+        };
         let record = Record {
             id: RecordId::default(),
             at: self.shared.at(self.started.saturating_add(to_end)),
@@ -230,7 +239,7 @@ impl Call {
             grpc_status: self.grpc_status,
             refusal: self.refusal,
             end,
-            bytes_in: self.slot.bytes_in().unwrap_or(self.declared),
+            bytes_in: self.slot.bytes_in().unwrap_or(declared),
             bytes_out: self.bytes_out,
             to_headers: self.to_headers,
             to_end,
@@ -278,6 +287,10 @@ impl<B: http_body::Body> Stamp<B> for UsageStamp {
         }
         let exact = http_body::Body::size_hint(body).exact();
         call.length = exact.or_else(|| length(response.headers()));
+        if call.length == Some(0) {
+            // Nobody may ask for it.
+            call.reached = call.to_headers;
+        }
         response.body_mut().watch_boxed(call);
     }
 
@@ -296,7 +309,9 @@ impl Witness for Call {
         }
         self.bytes_out = self.bytes_out.saturating_add(len as u64);
         let is_whole = self.length.is_some_and(|length| self.bytes_out >= length);
-        if is_last || is_whole && !self.is_grpc {
+        if is_last {
+            self.ended();
+        } else if is_whole && !self.is_grpc {
             self.end(End::Complete);
         } else if is_whole && self.reached.is_none() {
             // The trailers say how the call went, and may be yet to come.
@@ -334,6 +349,22 @@ fn has_no_content(method: &Method, status: StatusCode) -> bool {
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
+/// What a client makes up is one method: records wait in bounded memory, and are added up.
+fn bounded(method: &Method) -> Method {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::PATCH
+        | Method::DELETE
+        | Method::OPTIONS
+        | Method::CONNECT
+        | Method::TRACE => method.clone(),
+        _ => Method::from_bytes(b"_OTHER").unwrap_or_default(),
+    }
+}
+
 fn declared(headers: &HeaderMap) -> u64 {
     length(headers).unwrap_or(0)
 }
@@ -343,5 +374,4 @@ fn length(headers: &HeaderMap) -> Option<u64> {
     length.parse().ok()
 }
 
-/// `UNIMPLEMENTED`: there is no such method.
-const UNKNOWN: u32 = 12;
+const OK: u32 = 0;

@@ -196,7 +196,10 @@ impl Queue {
                 settled.await;
             }
         };
-        self.timer.within(limit, settled).await;
+        // Without a timer, or anybody who delivers, there is no waiting for it.
+        if self.state.lock().is_worked && self.timer.sleep(limit).is_some() {
+            self.timer.within(limit, settled).await;
+        }
         if let Some(worker) = self.close() {
             worker.abort();
         }
@@ -356,11 +359,13 @@ impl Worker {
         let mut pause = queue.buffer.pause;
         while !batch.records.is_empty() {
             let outcome = AssertUnwindSafe(queue.timer.within(queue.buffer.limit, async {
-                queue.sink.deliver(&batch.records).await
+                let outcome = queue.sink.deliver(&batch.records).await;
+                // Its text is a user's code too.
+                outcome.map_err(|error| (error.reason(), error.is_final))
             }));
             let (reason, is_final) = match outcome.catch_unwind().await {
                 Ok(Some(Ok(()))) => return batch.delivered(),
-                Ok(Some(Err(error))) => (error.reason(), error.is_final),
+                Ok(Some(Err(failed))) => failed,
                 Ok(None) => ("it took too long".to_owned(), false),
                 Err(_) => ("it panicked".to_owned(), false),
             };

@@ -135,7 +135,7 @@ impl Record {
         self.route.as_ref().map(Route::as_str)
     }
 
-    /// The method, which may be one that the client has made up.
+    /// The method; `_OTHER` if it is none of the standard ones.
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.method

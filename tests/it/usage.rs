@@ -799,3 +799,57 @@ async fn the_time_of_day_is_told_though_it_is_seldom_asked_for() {
         std::thread::sleep(Duration::from_millis(600));
     }
 }
+
+#[tokio::test]
+async fn what_a_user_brings_along_may_panic_and_the_request_goes_on() {
+    let builder = Usage::builder().ticks(|| panic!("it panics"));
+    let (usage, seen) = watched(builder.clock(Broken));
+    let layer = UsageLayer::new(usage).route(|_| panic!("it panics"));
+    let service = layer.layer(who());
+    let mut request = get();
+    request
+        .extensions_mut()
+        .insert(Identity::for_test().build());
+    assert_eq!(send(&service, request).await.status, StatusCode::OK);
+    let record = seen.one();
+    assert_eq!((record.end(), record.route()), (End::Complete, None));
+}
+
+/// A clock that panics.
+struct Broken;
+
+impl tollgate::clock::Clock for Broken {
+    fn now(&self) -> tollgate::clock::Timestamp {
+        panic!("it panics")
+    }
+}
+
+/// Records wait in bounded memory, and are added up by what they have in common.
+#[tokio::test]
+async fn what_a_client_makes_up_is_neither_kept_nor_billed() {
+    let (usage, seen) = watched(Usage::builder());
+    let service = ServiceBuilder::new()
+        .layer(UsageLayer::new(usage.clone()))
+        .layer(AuthLayer::new(keys_over(tollgate::keys::MemoryKeys::new())))
+        .service(who());
+    let mut request = get();
+    *request.method_mut() = Method::from_bytes(&[b'X'; 4_096]).unwrap();
+    let length = u64::MAX.to_string().parse().unwrap();
+    request.headers_mut().insert("content-length", length);
+    assert_eq!(send(&service, request).await.status, 401);
+    let record = seen.one();
+    assert_eq!((record.method().as_str(), record.bytes_in()), ("_OTHER", 0));
+}
+
+#[tokio::test]
+async fn a_body_of_no_bytes_is_complete_though_nobody_asks_for_it() {
+    let (usage, seen) = watched(Usage::builder());
+    let service = UsageLayer::new(usage).layer(service_fn(async |_: Request<()>| {
+        let mut response = Response::new(body([Wait]));
+        let length = "0".parse().unwrap();
+        response.headers_mut().insert("content-length", length);
+        Ok::<_, Infallible>(response)
+    }));
+    drop(service.oneshot(get()).await.unwrap());
+    assert_eq!(seen.one().end(), End::Complete);
+}

@@ -18,6 +18,8 @@ use tollgate::usage::{
 use tollgate::{Identity, UsageLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
+use crate::support::{get, who};
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What a sink does with each batch, in turn, and with all that follow the last.
@@ -370,4 +372,15 @@ async fn a_file_has_a_line_of_json_for_each_record() {
         (&200.into(), &3.into())
     );
     assert!(lines[0]["route"].is_null() && lines[0]["refusal"].is_null());
+}
+
+#[test]
+fn a_shutdown_without_a_runtime_waits_for_nobody() {
+    let usage = Usage::builder().sink(TracingSink::new()).build();
+    let service = UsageLayer::new(usage.clone()).layer(who());
+    let answer = service.oneshot(get()).now_or_never().unwrap().unwrap();
+    drop(answer);
+    let sinks = usage.shutdown(Duration::from_secs(3_600)).now_or_never();
+    let sink = sinks.expect("there is nobody to wait for")[0];
+    assert_eq!((sink.recorded, sink.lost, sink.waiting), (1, 1, 0));
 }
