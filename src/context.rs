@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::Extensions;
+use http::{Extensions, Method};
 use parking_lot::Mutex;
 
 use crate::identity::Identity;
@@ -59,6 +59,22 @@ pub(crate) fn caller<'a>(
         Reason::CredentialsMissing,
         Cause::NothingShown,
     ))
+}
+
+/// Whether a method is one of RFC 9110 §9.3, or `PATCH`: clients can make up any other.
+pub(crate) fn is_standard(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::OPTIONS
+            | Method::CONNECT
+            | Method::TRACE
+    )
 }
 
 /// How many kinds of units there can be.

@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::{HeaderName, Method};
 
 use crate::config::{ConfigError, literal};
-use crate::context;
+use crate::context::{self, is_standard};
 use crate::identity::Identity;
 use crate::limit::key::{LimitKey, MOST_PARTS, Missing, Part, too_many_parts};
 use crate::network::ClientNetwork;
@@ -213,14 +213,7 @@ const fn route(_: &Parts) -> Option<&str> {
 fn method(method: &Method) -> &str {
     match *method {
         Method::HEAD => "GET",
-        Method::GET
-        | Method::POST
-        | Method::PUT
-        | Method::PATCH
-        | Method::DELETE
-        | Method::OPTIONS
-        | Method::CONNECT
-        | Method::TRACE => method.as_str(),
+        _ if is_standard(method) => method.as_str(),
         _ => "*",
     }
 }

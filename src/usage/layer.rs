@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use tower_layer::Layer;
 
 use crate::body::{Body, Witness};
-use crate::context::UsageSlot;
+use crate::context::{UsageSlot, is_standard};
 use crate::gate::{Check, Gate, Stamp, caught};
 use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::identity::Identity;
@@ -351,18 +351,10 @@ fn has_no_content(method: &Method, status: StatusCode) -> bool {
 
 /// What a client makes up is one method: records wait in bounded memory, and are added up.
 fn bounded(method: &Method) -> Method {
-    match *method {
-        Method::GET
-        | Method::HEAD
-        | Method::POST
-        | Method::PUT
-        | Method::PATCH
-        | Method::DELETE
-        | Method::OPTIONS
-        | Method::CONNECT
-        | Method::TRACE => method.clone(),
-        _ => Method::from_bytes(b"_OTHER").unwrap_or_default(),
+    if is_standard(method) {
+        return method.clone();
     }
+    Method::from_bytes(b"_OTHER").unwrap_or_default()
 }
 
 fn declared(headers: &HeaderMap) -> u64 {
