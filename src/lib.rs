@@ -23,6 +23,7 @@ pub mod lapse;
 pub mod pending;
 pub mod respond;
 mod sync;
+mod tally;
 mod timeout;
 
 // Sources of truth.

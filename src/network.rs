@@ -161,7 +161,7 @@ impl ClientNetwork {
     /// is trusted says anything. In a list, every entry must say so, and what cannot be
     /// read does not.
     pub(crate) fn is_https(&self, request: &Parts) -> Option<bool> {
-        if !self.is_trusted(self.peer_of(request)?) {
+        if self.trusted.is_empty() || !self.is_trusted(self.peer_of(request)?) {
             return None;
         }
         let entries = match self.field {

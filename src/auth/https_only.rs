@@ -66,7 +66,7 @@ use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::{Respond, Voice};
 
 /// How a request came: put it into the extensions of requests where the server knows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "it is encrypted or it is not")]
 pub enum Transport {
     /// Encrypted.
@@ -265,6 +265,16 @@ impl Check for HttpsOnly {
     }
 }
 
+/// What the trusted proxies say of a request, else the server.
+pub(crate) fn transport(request: &Parts, clients: &ClientNetwork) -> Option<Transport> {
+    // The connection may be encrypted, and yet carry what came to the proxy in clear.
+    match clients.is_https(request) {
+        Some(true) => Some(Transport::Tls),
+        Some(false) => Some(Transport::Plain),
+        None => known(&request.extensions),
+    }
+}
+
 /// What the server says.
 fn known(extensions: &Extensions) -> Option<Transport> {
     if let Some(said) = extensions.get::<Transport>() {
@@ -281,12 +291,7 @@ impl Rule {
         if let Some(assumed) = self.assumed {
             return assumed;
         }
-        // The connection may be encrypted, and yet carry what came to the proxy in clear.
-        let said = match self.clients.is_https(parts) {
-            Some(true) => Transport::Tls,
-            Some(false) => Transport::Plain,
-            None => known(&parts.extensions).unwrap_or(Transport::Plain),
-        };
+        let said = transport(parts, &self.clients).unwrap_or(Transport::Plain);
         if self.allow_loopback && self.clients.is_loopback(parts) {
             Transport::Tls
         } else {

@@ -14,6 +14,7 @@ use crate::keys::flight::{Flight, Flights, Found, Landing};
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
+use crate::tally::Tally;
 use crate::timeout::Timer;
 
 /// A cache in front of any store.
@@ -57,6 +58,8 @@ struct Inner<S> {
     /// Keys that are being changed, once for each change.
     changing: Mutex<Vec<KeyId>>,
     timer: Timer,
+    answered: Tally,
+    asked: Tally,
     stale_served: AtomicU64,
     turned_away: AtomicU64,
 }
@@ -214,6 +217,18 @@ impl<S: KeyStore> Cached<S> {
         });
     }
 
+    /// How often the answer was known, a remembered miss included.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.inner.answered.get()
+    }
+
+    /// How often the store had to be asked, alone or together with others.
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.inner.asked.get()
+    }
+
     /// How often a stale record was answered because the store failed.
     #[must_use]
     pub fn stale_served(&self) -> u64 {
@@ -243,6 +258,8 @@ impl<S: KeyStore> Cached<S> {
             known: Arc::default(),
             changing: Mutex::default(),
             timer: Timer::default(),
+            answered: Tally::default(),
+            asked: Tally::default(),
             stale_served: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
         };
@@ -342,6 +359,7 @@ impl<S: KeyStore> KeyStore for Cached<S> {
         if let Some(known) = self.find_now(id, inner.settings.clock.now()) {
             return known;
         }
+        inner.asked.add();
         let held = inner.hits.peek(&id);
         let failure = match self.ask(id, held.is_some()) {
             Some(flight) => match flight.await {
@@ -371,12 +389,17 @@ impl<S: KeyStore> KeyStore for Cached<S> {
 
     fn find_now(&self, id: KeyId, now: Timestamp) -> Option<Found> {
         let inner = &*self.inner;
-        if let Some(hit) = inner.hits.get(&id) {
+        let known = if let Some(hit) = inner.hits.get(&id) {
             let fresh = Inner::<S>::is_within(hit.asked_at, inner.settings.fresh_for, now);
-            return fresh.then(|| Ok(Some(hit.record)));
+            fresh.then_some(Ok(Some(hit.record)))
+        } else {
+            let missed_at = inner.misses.get(&id)?;
+            Inner::<S>::is_within(missed_at, inner.settings.miss_for, now).then_some(Ok(None))
+        };
+        if known.is_some() {
+            inner.answered.add();
         }
-        let missed_at = inner.misses.get(&id)?;
-        Inner::<S>::is_within(missed_at, inner.settings.miss_for, now).then_some(Ok(None))
+        known
     }
 
     async fn find_latest(&self, id: KeyId) -> Found {

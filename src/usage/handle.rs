@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Extensions, Method};
+use http::Extensions;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
@@ -15,7 +15,7 @@ use crate::gate::caught;
 use crate::identity::Principal;
 use crate::usage::buffer::{Buffer, SinkStatus};
 use crate::usage::queue::Queue;
-use crate::usage::record::Record;
+use crate::usage::record::{Arrival, Record};
 use crate::usage::routes::Routes;
 use crate::usage::sink::UsageSink;
 use crate::usage::table::Table;
@@ -52,7 +52,7 @@ type Ticks = dyn Fn() -> Duration + Send + Sync;
 /// A panic in here is caught, and the request does not notice.
 pub trait Observer: Send + Sync + 'static {
     /// A request has come. Each one that has come goes, once.
-    fn begun(&self, _method: &Method, _route: Option<&str>) {}
+    fn begun(&self, _request: Arrival<'_>) {}
 
     /// A request has gone. Its record has no number yet.
     fn ended(&self, record: &Record);
@@ -126,6 +126,11 @@ impl Usage {
         queues.map(|queue| queue.status()).collect()
     }
 
+    #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+    pub(super) fn downgrade(&self) -> WeakUsage {
+        WeakUsage(Arc::downgrade(&self.shared))
+    }
+
     /// Delivers what waits, and then nothing more: when the server has stopped. Says how the
     /// sinks stand then. What could not be delivered within `deadline` is lost, as is what ends
     /// later; totals go on.
@@ -136,6 +141,17 @@ impl Usage {
         let queues = self.shared.queues.iter();
         futures_util::future::join_all(queues.map(|queue| queue.shut_down(deadline))).await;
         self.sinks()
+    }
+}
+
+/// A [`Usage`], as long as there is one.
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+pub(super) struct WeakUsage(std::sync::Weak<Shared>);
+
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+impl WeakUsage {
+    pub(super) fn upgrade(&self) -> Option<Usage> {
+        self.0.upgrade().map(|shared| Usage { shared })
     }
 }
 
@@ -173,9 +189,9 @@ impl Shared {
         }
     }
 
-    pub(super) fn begun(&self, method: &Method, route: Option<&str>) {
+    pub(super) fn begun(&self, request: Arrival<'_>) {
         for observer in &self.observers {
-            tell(|| observer.begun(method, route));
+            tell(|| observer.begun(request));
         }
     }
 

@@ -9,25 +9,30 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::uri::Scheme;
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 use tower_layer::Layer;
 
+use crate::auth::Transport;
+use crate::auth::https_only::transport;
 use crate::body::{Body, Witness};
 use crate::context::{UsageSlot, is_standard};
 use crate::gate::{Check, Gate, Stamp, caught};
 use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::identity::Identity;
+use crate::network::ClientNetwork;
 use crate::pending::Pending;
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
 use crate::usage::handle::{Shared, Usage};
-use crate::usage::record::{End, Record, RecordId, Route};
+use crate::usage::record::{Arrival, End, Record, RecordId, Route};
 
 /// The layer that counts each request once, at its end: see the [module](crate::usage).
 #[derive(Clone)]
 pub struct UsageLayer {
     usage: Usage,
     route: Option<Arc<FindRoute>>,
+    clients: ClientNetwork,
 }
 
 type FindRoute = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
@@ -36,7 +41,11 @@ impl UsageLayer {
     /// Counts there.
     #[must_use]
     pub fn new(usage: Usage) -> Self {
-        Self { usage, route: None }
+        Self {
+            usage,
+            route: None,
+            clients: ClientNetwork::peer(),
+        }
     }
 
     /// Says what the template of a request's route is: by default the one that axum has
@@ -48,6 +57,14 @@ impl UsageLayer {
         find: impl Fn(&Parts) -> Option<Arc<str>> + Send + Sync + 'static,
     ) -> Self {
         self.route = Some(Arc::new(find));
+        self
+    }
+
+    /// Sets whom to believe about where a request came from, and how: nobody but the server
+    /// unless set.
+    #[must_use]
+    pub fn client_network(mut self, clients: ClientNetwork) -> Self {
+        self.clients = clients;
         self
     }
 }
@@ -108,6 +125,8 @@ impl Check for Counted {
             shared: Arc::clone(shared),
             slot,
             method: bounded(&parts.method),
+            version: parts.version,
+            transport: self.transport(parts),
             is_grpc: dialect != Dialect::Http,
             route,
             path,
@@ -121,7 +140,11 @@ impl Check for Counted {
             reached: None,
             has_ended: false,
         };
-        shared.begun(&call.method, call.route.as_ref().map(Route::as_str));
+        shared.begun(Arrival {
+            method: &call.method,
+            route: call.route.as_ref().map(Route::as_str),
+            transport: call.transport,
+        });
         Ok(UsageStamp(Some(Box::new(call))))
     }
 
@@ -139,6 +162,14 @@ impl Check for Counted {
 }
 
 impl Counted {
+    fn transport(&self, parts: &Parts) -> Transport {
+        let known = transport(parts, &self.layer.clients);
+        known.unwrap_or_else(|| match parts.uri.scheme() == Some(&Scheme::HTTPS) {
+            true => Transport::Tls,
+            false => Transport::Plain,
+        })
+    }
+
     /// The template of the route, or what it may turn out to be.
     fn route(&self, parts: &Parts, dialect: Dialect) -> (Option<Route>, Option<Box<str>>) {
         if let Some(find) = &self.layer.route {
@@ -166,6 +197,8 @@ struct Call {
     slot: UsageSlot,
     started: Duration,
     method: Method,
+    version: Version,
+    transport: Transport,
     is_grpc: bool,
     route: Option<Route>,
     /// The path of a call that may be a route.
@@ -174,7 +207,7 @@ struct Call {
     declared: u64,
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
-    refusal: Option<Reason>,
+    refusal: Option<(Reason, Cause)>,
     to_headers: Option<Duration>,
     bytes_out: u64,
     /// How long the body of the response is, if that is known.
@@ -189,7 +222,7 @@ impl Call {
         self.to_headers = Some(self.elapsed(self.shared.ticks()));
         self.status = Some(response.status());
         let refusal = response.extensions().get::<Rejection>();
-        self.refusal = refusal.map(Rejection::reason);
+        self.refusal = refusal.map(|refusal| (refusal.reason(), refusal.cause()));
         self.note_grpc_status(response.headers());
     }
 
@@ -236,6 +269,7 @@ impl Call {
             identity: noted.caller,
             route: self.route.take(),
             status: self.status,
+            is_grpc: self.is_grpc,
             grpc_status: self.grpc_status,
             refusal: self.refusal,
             end,
@@ -244,6 +278,8 @@ impl Call {
             to_headers: self.to_headers,
             to_end,
             method: mem::take(&mut self.method),
+            version: self.version,
+            transport: self.transport,
             requests: 1,
             names: Arc::clone(&self.shared.names),
             units: noted.units,

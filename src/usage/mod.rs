@@ -95,6 +95,8 @@
 mod buffer;
 mod handle;
 mod layer;
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+pub mod metrics;
 mod queue;
 mod record;
 mod routes;
@@ -107,6 +109,6 @@ pub use crate::context::UsageSlot;
 pub use buffer::{Buffer, SinkStatus};
 pub use handle::{Observer, Usage, UsageBuilder};
 pub use layer::{Counted, UsageLayer};
-pub use record::{End, Record, RecordId};
+pub use record::{Arrival, End, Record, RecordId};
 pub use sink::{ChannelSink, JsonLinesSink, SinkError, TracingSink, UsageSink};
 pub use total::{Caller, Snapshot, Total};

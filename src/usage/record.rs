@@ -5,14 +5,15 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use crate::auth::Transport;
 use crate::clock::Timestamp;
 use crate::context::UNITS;
 use crate::identity::{Identity, Principal};
-use crate::rejection::Reason;
+use crate::rejection::{Cause, Reason};
 
 /// One request at its end; or several that are alike, added up, where a sink was too slow for
 /// each of them: see [`Record::requests`].
@@ -26,9 +27,12 @@ pub struct Record {
     pub(super) identity: Option<Identity>,
     pub(super) route: Option<Route>,
     pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) transport: Transport,
     pub(super) status: Option<StatusCode>,
+    pub(super) is_grpc: bool,
     pub(super) grpc_status: Option<u32>,
-    pub(super) refusal: Option<Reason>,
+    pub(super) refusal: Option<(Reason, Cause)>,
     pub(super) end: End,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -37,6 +41,18 @@ pub struct Record {
     pub(super) requests: u64,
     pub(super) names: Arc<[Box<str>]>,
     pub(super) units: [u64; UNITS],
+}
+
+/// A request that has come, and of which there will be a [`Record`].
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Arrival<'r> {
+    /// As [`Record::method`].
+    pub method: &'r Method,
+    /// As [`Record::route`], but that of a gRPC method which nobody has called before.
+    pub route: Option<&'r str>,
+    /// As [`Record::transport`].
+    pub transport: Transport,
 }
 
 /// Which record it is: the same each time that it is delivered, and no other's.
@@ -141,10 +157,30 @@ impl Record {
         &self.method
     }
 
+    /// The version of HTTP.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// How it came: as [`UsageLayer::client_network`](crate::UsageLayer::client_network) knows,
+    /// the server, or else the scheme of the request's target. It is for statistics: the last
+    /// can be made up.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// The HTTP status; none if there was no response.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.status
+    }
+
+    /// Whether it was a call of gRPC.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.is_grpc
     }
 
     /// The number of the gRPC status, out of the trailers or the header; none if it is no call,
@@ -157,7 +193,13 @@ impl Record {
     /// Why it was refused, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<Reason> {
-        self.refusal
+        self.refusal.map(|(reason, _)| reason)
+    }
+
+    /// Which check failed, if it was refused. For operators: a client must not learn it.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        self.refusal.map(|(_, cause)| cause)
     }
 
     /// How it ended.
@@ -231,7 +273,10 @@ impl Record {
         (
             self.route(),
             &self.method,
+            self.version,
+            self.transport,
             self.status,
+            self.is_grpc,
             self.grpc_status,
             self.refusal,
             self.end,
@@ -265,7 +310,8 @@ impl fmt::Debug for Record {
             .field("method", &self.method)
             .field("status", &self.status)
             .field("grpc_status", &self.grpc_status)
-            .field("refusal", &self.refusal)
+            .field("refusal", &self.refusal())
+            .field("cause", &self.cause())
             .field("end", &self.end)
             .field("bytes_in", &self.bytes_in)
             .field("bytes_out", &self.bytes_out)
@@ -291,7 +337,8 @@ impl Serialize for Record {
         map.serialize_entry("method", self.method.as_str())?;
         map.serialize_entry("status", &self.status.map(|status| status.as_u16()))?;
         map.serialize_entry("grpc_status", &self.grpc_status)?;
-        map.serialize_entry("refusal", &self.refusal.map(Reason::code))?;
+        map.serialize_entry("refusal", &self.refusal().map(Reason::code))?;
+        map.serialize_entry("cause", &self.cause().map(Cause::as_str))?;
         map.serialize_entry("end", self.end.as_str())?;
         map.serialize_entry("bytes_in", &self.bytes_in)?;
         map.serialize_entry("bytes_out", &self.bytes_out)?;

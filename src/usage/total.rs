@@ -46,7 +46,7 @@ impl Default for Sums {
 impl Sums {
     pub(super) fn count(&mut self, record: &Record) {
         add(&mut self.requests, record.requests);
-        if let Some(reason) = record.refusal {
+        if let Some(reason) = record.refusal() {
             add(&mut self.refusals[reason.index()], record.requests);
         }
         add(&mut self.bytes_in, record.bytes_in);

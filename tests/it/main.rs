@@ -19,6 +19,8 @@ mod lapse;
 mod leaks;
 mod lifecycle;
 mod limits;
+#[cfg(all(feature = "metrics", feature = "opentelemetry"))]
+mod metrics;
 mod on_axum;
 mod paper;
 mod printed;

@@ -17,7 +17,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tollgate::keys::NewKey;
 use tollgate::rejection::Reason;
-use tollgate::usage::{End, Observer, Record, Usage, UsageBuilder, UsageSlot};
+use tollgate::usage::{Arrival, End, Observer, Record, Usage, UsageBuilder, UsageSlot};
 use tollgate::{AuthLayer, Identity, RequireLayer, UsageLayer, scope};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -28,7 +28,7 @@ use crate::support::{Script, Scripted, clock, get, issue, keys_over, send, who};
 pub(crate) struct Seen(Arc<Mutex<Vec<Record>>>, Arc<Mutex<i64>>);
 
 impl Observer for Seen {
-    fn begun(&self, _: &Method, _: Option<&str>) {
+    fn begun(&self, _: Arrival<'_>) {
         *self.1.lock().unwrap() += 1;
     }
 
@@ -441,7 +441,7 @@ async fn a_panic_is_counted_once_and_goes_on() {
 async fn an_observer_that_panics_is_nobody_s_business() {
     struct Bad;
     impl Observer for Bad {
-        fn begun(&self, _: &Method, _: Option<&str>) {
+        fn begun(&self, _: Arrival<'_>) {
             panic!("begun")
         }
         fn ended(&self, _: &Record) {

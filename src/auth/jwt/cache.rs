@@ -12,12 +12,15 @@ use zeroize::Zeroizing;
 use crate::auth::jwt::claims::Times;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
+use crate::tally::Tally;
 
 /// Verified tokens, by their bytes. A token is found by a hash under a seed of this
 /// cache, and then compared whole; nothing comes in whose signature was not good, so that
 /// nobody can plant collisions.
 pub(super) struct TokenCache {
     tokens: Cache<Token, Verified, UnitWeighter, RandomState>,
+    hits: Tally,
+    misses: Tally,
 }
 
 /// What is known of a token without verifying it anew.
@@ -50,11 +53,20 @@ impl TokenCache {
             hasher,
             Default::default(),
         );
-        Self { tokens }
+        Self {
+            tokens,
+            hits: Tally::default(),
+            misses: Tally::default(),
+        }
     }
 
     pub(super) fn get(&self, token: &[u8]) -> Option<Verified> {
-        self.tokens.get(&Shown(token))
+        let known = self.tokens.get(&Shown(token));
+        match known {
+            Some(_) => self.hits.add(),
+            None => self.misses.add(),
+        }
+        known
     }
 
     pub(super) fn insert(&self, token: &[u8], verified: Verified) {
@@ -66,6 +78,11 @@ impl TokenCache {
 
     pub(super) fn remove(&self, token: &[u8]) {
         self.tokens.remove(&Shown(token));
+    }
+
+    /// How often a token was known, and how often it was not.
+    pub(super) fn lookups(&self) -> (u64, u64) {
+        (self.hits.get(), self.misses.get())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -197,6 +197,16 @@ impl Jwt {
         self.shared.cache.as_ref().map_or(0, TokenCache::len)
     }
 
+    /// How often a token was remembered, and how often it was not: it was verified then, or
+    /// refused.
+    #[must_use]
+    pub fn lookups(&self) -> (u64, u64) {
+        self.shared
+            .cache
+            .as_ref()
+            .map_or((0, 0), TokenCache::lookups)
+    }
+
     /// How it stands with the keys of each issuer at that time, in the order in which they
     /// were given: for a readiness probe, and for gauges.
     #[must_use]
