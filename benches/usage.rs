@@ -13,7 +13,7 @@ use divan::Bencher;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use tollgate::usage::{Buffer, Record, SinkError, Usage, UsageSink};
+use tollgate::usage::{Buffer, Record, Sink, SinkError, Usage};
 use tollgate::{Identity, UsageLayer};
 use tower::{Layer, Service};
 
@@ -43,7 +43,7 @@ impl Service<Request<()>> for Inner {
 /// Takes everything.
 struct Void;
 
-impl UsageSink for Void {
+impl Sink<Record> for Void {
     async fn deliver(&self, batch: &[Record]) -> Result<(), SinkError> {
         black_box(batch);
         Ok(())

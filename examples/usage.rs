@@ -16,7 +16,7 @@ use axum::{Extension, Json, Router};
 use futures_util::stream::{self, StreamExt};
 use tokio::net::TcpListener;
 use tollgate::keys::{NewKey, Peppers};
-use tollgate::usage::{Record, SinkError, Total, Usage, UsageSink, UsageSlot};
+use tollgate::usage::{Record, Sink, SinkError, Total, Usage, UsageSlot};
 use tollgate::{ApiKeys, AuthLayer, Identity, UsageLayer};
 use tower::ServiceBuilder;
 
@@ -73,7 +73,7 @@ async fn used(State(usage): State<Usage>, caller: Identity) -> Json<Option<Total
 /// Gets each record at least once: its id tells whether it was there before.
 struct Bill;
 
-impl UsageSink for Bill {
+impl Sink<Record> for Bill {
     async fn deliver(&self, batch: &[Record]) -> Result<(), SinkError> {
         for record in batch {
             let line = serde_json::to_string(record).map_err(SinkError::rejected)?;

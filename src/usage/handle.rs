@@ -13,11 +13,9 @@ use crate::config::{ConfigError, literal};
 use crate::context::{UNITS, UsageSlot};
 use crate::gate::caught;
 use crate::identity::Principal;
-use crate::usage::buffer::{Buffer, SinkStatus};
-use crate::usage::queue::Queue;
 use crate::usage::record::{Arrival, Record};
 use crate::usage::routes::Routes;
-use crate::usage::sink::UsageSink;
+use crate::usage::sink::{Buffer, Queue, Sink, SinkStatus};
 use crate::usage::table::Table;
 use crate::usage::total::{Caller, Snapshot, Total};
 
@@ -37,7 +35,7 @@ pub(super) struct Shared {
     pub(super) routes: Routes,
     table: Table,
     observers: Box<[Arc<dyn Observer>]>,
-    queues: Box<[Arc<Queue>]>,
+    queues: Box<[Arc<Queue<Record>>]>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
     start: Instant,
@@ -47,7 +45,7 @@ pub(super) struct Shared {
 type Ticks = dyn Fn() -> Duration + Send + Sync;
 
 /// Sees requests come and go, at once and on their own threads: for what has to be exact at
-/// every moment. What has time is for a [`UsageSink`].
+/// every moment. What has time is for a [`Sink`].
 ///
 /// A panic in here is caught, and the request does not notice.
 pub trait Observer: Send + Sync + 'static {
@@ -263,7 +261,7 @@ pub struct UsageBuilder {
     room: usize,
     names: Vec<Box<str>>,
     observers: Vec<Arc<dyn Observer>>,
-    queues: Vec<Arc<dyn Fn(u64) -> Queue + Send + Sync>>,
+    queues: Vec<Arc<dyn Fn(u64) -> Queue<Record> + Send + Sync>>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
 }
@@ -306,12 +304,12 @@ impl UsageBuilder {
     }
 
     /// Adds one that is told of each record, in batches.
-    pub fn sink(self, sink: impl UsageSink) -> Self {
+    pub fn sink(self, sink: impl Sink<Record>) -> Self {
         self.sink_with(Buffer::new(), sink)
     }
 
     /// As [`UsageBuilder::sink`], and says how records wait for it.
-    pub fn sink_with(mut self, buffer: Buffer, sink: impl UsageSink) -> Self {
+    pub fn sink_with(mut self, buffer: Buffer, sink: impl Sink<Record>) -> Self {
         let sink = Arc::new(sink);
         self.queues.push(Arc::new(move |boot| {
             Queue::new(Arc::clone(&sink), buffer, boot)

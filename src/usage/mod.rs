@@ -46,11 +46,11 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
 //! use std::time::Duration;
 //! use tollgate::UsageLayer;
-//! use tollgate::usage::{Buffer, Record, SinkError, Usage, UsageSink};
+//! use tollgate::usage::{Buffer, Record, Sink, SinkError, Usage};
 //!
 //! struct Billing;
 //!
-//! impl UsageSink for Billing {
+//! impl Sink<Record> for Billing {
 //!     async fn deliver(&self, batch: &[Record]) -> Result<(), SinkError> {
 //!         for record in batch {
 //!             let subject = record.principal().map(|principal| principal.subject());
@@ -82,7 +82,7 @@
 //! # Deployment
 //! - It goes outside of the other layers, or it does not see whom they refuse. With axum it
 //!   belongs on the router (`Router::layer`), where the template of the route is known.
-//! - A [`UsageSink`] gets each record at least once; [`Record::id`] tells those apart that it
+//! - A [`Sink`] gets each record at least once; [`Record::id`] tells those apart that it
 //!   has seen. A sink that is slow, fails or panics costs memory up to the bounds of its
 //!   [`Buffer`], and never a request.
 //! - When the server has stopped: [`Usage::shutdown`].
@@ -92,23 +92,20 @@
 //! Three allocations a request, a look-up, a lock that few callers share, and three readings of
 //! the clock at most. Recording itself allocates nothing for a caller who is known.
 
-mod buffer;
 mod handle;
 mod layer;
 #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
 pub mod metrics;
-mod queue;
 mod record;
 mod routes;
-mod sink;
+pub(crate) mod sink;
 mod table;
 mod total;
 mod uploads;
 
 pub use crate::context::UsageSlot;
-pub use buffer::{Buffer, SinkStatus};
 pub use handle::{Observer, Usage, UsageBuilder};
 pub use layer::{Counted, UsageLayer};
 pub use record::{Arrival, End, Record, RecordId};
-pub use sink::{ChannelSink, JsonLinesSink, SinkError, TracingSink, UsageSink};
+pub use sink::{Buffer, ChannelSink, JsonLinesSink, Sink, SinkError, SinkStatus, TracingSink};
 pub use total::{Caller, Snapshot, Total};

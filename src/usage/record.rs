@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::context::UNITS;
 use crate::identity::{Identity, Principal};
 use crate::rejection::{Cause, Reason};
+use crate::usage::sink::Item;
 
 /// One request at its end; or several that are alike, added up, where a sink was too slow for
 /// each of them: see [`Record::requests`].
@@ -254,21 +255,6 @@ impl Record {
         self.names.iter().map(AsRef::as_ref).zip(self.units)
     }
 
-    /// Whether the two can be added up, and nothing but times and sums is lost.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.principal() == other.principal() && self.traits() == other.traits()
-    }
-
-    /// The same for records that are alike.
-    pub(super) fn likeness(&self, seed: &impl BuildHasher) -> u64 {
-        let mut hasher = seed.build_hasher();
-        self.principal()
-            .map(Principal::keyed_hash)
-            .hash(&mut hasher);
-        self.traits().hash(&mut hasher);
-        hasher.finish()
-    }
-
     fn traits(&self) -> impl Hash + PartialEq {
         (
             self.route(),
@@ -282,9 +268,32 @@ impl Record {
             self.end,
         )
     }
+}
 
-    /// Adds one that is alike.
-    pub(super) fn merge(&mut self, other: &Self) {
+impl Item for Record {
+    fn count(&self) -> u64 {
+        self.requests
+    }
+
+    fn set_id(&mut self, id: RecordId) {
+        self.id = id;
+    }
+
+    /// Nothing but times and sums is lost.
+    fn is_like(&self, other: &Self) -> bool {
+        self.principal() == other.principal() && self.traits() == other.traits()
+    }
+
+    fn likeness(&self, seed: &impl BuildHasher) -> u64 {
+        let mut hasher = seed.build_hasher();
+        self.principal()
+            .map(Principal::keyed_hash)
+            .hash(&mut hasher);
+        self.traits().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn merge(&mut self, other: &Self) {
         self.at = self.at.max(other.at);
         self.bytes_in = self.bytes_in.saturating_add(other.bytes_in);
         self.bytes_out = self.bytes_out.saturating_add(other.bytes_out);

@@ -101,7 +101,7 @@ plain! {
     UnusableKey: tollgate::jwks::UnusableKey,
     Buffer: tollgate::usage::Buffer,
     Caller: tollgate::usage::Caller,
-    ChannelSink: tollgate::usage::ChannelSink,
+    ChannelSink: tollgate::usage::ChannelSink<tollgate::usage::Record>,
     Counted: tollgate::usage::Counted,
     End: tollgate::usage::End,
     JsonLinesSink: tollgate::usage::JsonLinesSink,

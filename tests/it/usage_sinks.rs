@@ -12,8 +12,7 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tollgate::usage::{
-    Buffer, ChannelSink, JsonLinesSink, Record, SinkError, SinkStatus, TracingSink, Usage,
-    UsageSink,
+    Buffer, ChannelSink, JsonLinesSink, Record, Sink, SinkError, SinkStatus, TracingSink, Usage,
 };
 use tollgate::{Identity, UsageLayer};
 use tower::{Layer, ServiceExt, service_fn};
@@ -66,7 +65,7 @@ impl Acting {
     }
 }
 
-impl UsageSink for Acting {
+impl Sink<Record> for Acting {
     async fn deliver(&self, batch: &[Record]) -> Result<(), SinkError> {
         assert!(!batch.is_empty());
         self.calls.fetch_add(1, Ordering::SeqCst);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How records wait for a sink. What does not fit is added to what is like it; and lost, and
+/// How items wait for a sink. What does not fit is added to what is like it; and lost, and
 /// counted as that, only where there are too many kinds.
 ///
 /// ```
@@ -24,7 +24,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Room for 8,192 records and 1,024 sums, batches of 100, at least one a second; ten
+    /// Room for 8,192 items and 1,024 sums, batches of 100, at least one a second; ten
     /// seconds for the sink to take one, and a pause of 100 ms before it is asked again, which
     /// doubles up to half a minute.
     pub const fn new() -> Self {
@@ -38,25 +38,25 @@ impl Buffer {
         }
     }
 
-    /// Sets how many records wait at most, besides a batch that is on its way. At least one.
-    pub fn capacity(mut self, records: usize) -> Self {
-        self.capacity = records.max(1);
+    /// Sets how many items wait at most, besides a batch that is on its way. At least one.
+    pub fn capacity(mut self, items: usize) -> Self {
+        self.capacity = items.max(1);
         self
     }
 
-    /// Sets how many sums of records wait at most once there is no room for single ones.
+    /// Sets how many sums of items wait at most once there is no room for single ones.
     pub const fn sums(mut self, sums: usize) -> Self {
         self.kinds = sums;
         self
     }
 
-    /// Sets how many records a batch has at most. At least one.
-    pub fn batch(mut self, records: usize) -> Self {
-        self.batch = records.max(1);
+    /// Sets how many items a batch has at most. At least one.
+    pub fn batch(mut self, items: usize) -> Self {
+        self.batch = items.max(1);
         self
     }
 
-    /// Sets how long records wait until a batch is full.
+    /// Sets how long items wait until a batch is full.
     pub const fn every(mut self, time: Duration) -> Self {
         self.every = time;
         self
@@ -81,7 +81,7 @@ impl Default for Buffer {
     }
 }
 
-/// How a sink stands, in requests: `recorded` is the sum of `delivered`, `lost` and `waiting`.
+/// How a sink stands, in what its items stand for, which of records are requests: `recorded` is the sum of `delivered`, `lost` and `waiting`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct SinkStatus {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::hash::BuildHasher;
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -19,39 +20,55 @@ use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use crate::timeout::Timer;
-use crate::usage::buffer::{Buffer, SinkStatus};
-use crate::usage::record::{Record, RecordId};
-use crate::usage::sink::{SinkError, UsageSink};
+use crate::usage::record::RecordId;
+use crate::usage::sink::{Buffer, Sink, SinkError, SinkStatus};
+
+/// What can wait for a sink.
+pub(crate) trait Item: Clone + Send + Sync + 'static {
+    /// For how many it stands: all that is like it may have been added to it.
+    fn count(&self) -> u64;
+
+    fn set_id(&mut self, id: RecordId);
+
+    /// Whether the two can be added up.
+    fn is_like(&self, other: &Self) -> bool;
+
+    /// The same for items that are alike.
+    fn likeness(&self, seed: &impl BuildHasher) -> u64;
+
+    /// Adds one that is alike.
+    fn merge(&mut self, other: &Self);
+}
 
 type Delivered<'a> = Pin<Box<dyn Future<Output = Result<(), SinkError>> + Send + 'a>>;
 
-/// A [`UsageSink`] whose type is forgotten.
-trait Deliver: Send + Sync {
-    fn deliver<'a>(&'a self, batch: &'a [Record]) -> Delivered<'a>;
+/// A [`Sink`] whose type is forgotten.
+trait Deliver<T>: Send + Sync {
+    fn deliver<'a>(&'a self, batch: &'a [T]) -> Delivered<'a>;
 }
 
-impl<K: UsageSink> Deliver for K {
-    fn deliver<'a>(&'a self, batch: &'a [Record]) -> Delivered<'a> {
-        Box::pin(UsageSink::deliver(self, batch))
+impl<T, K: Sink<T>> Deliver<T> for K {
+    fn deliver<'a>(&'a self, batch: &'a [T]) -> Delivered<'a> {
+        Box::pin(Sink::deliver(self, batch))
     }
 }
 
-pub(super) struct Queue {
-    sink: Box<dyn Deliver>,
+pub(crate) struct Queue<T> {
+    sink: Box<dyn Deliver<T>>,
     buffer: Buffer,
     timer: Timer,
     seed: RandomState,
     boot: u64,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     /// There is something to do.
     work: Notify,
     /// Nothing waits any more.
     settled: Notify,
 }
 
-struct State {
-    waiting: VecDeque<Record>,
-    sums: HashTable<Record>,
+struct State<T> {
+    waiting: VecDeque<T>,
+    sums: HashTable<T>,
     next: u64,
     status: SinkStatus,
     phase: Phase,
@@ -72,16 +89,17 @@ enum Phase {
 }
 
 /// What the task is to do next.
-enum Step {
-    Deliver(Batch),
+enum Step<T> {
+    Deliver(Batch<T>),
     /// There are a few, which may become more.
     Gather,
     Sleep,
     Leave,
 }
 
-impl Queue {
-    pub(super) fn new(sink: impl UsageSink, buffer: Buffer, boot: u64) -> Self {
+impl<T: Item> Queue<T> {
+    /// `boot` tells the ids of its items from those of others.
+    pub(crate) fn new(sink: impl Sink<T>, buffer: Buffer, boot: u64) -> Self {
         Self {
             sink: Box::new(sink),
             buffer,
@@ -102,27 +120,26 @@ impl Queue {
         }
     }
 
-    /// Lets a record wait. Never does so itself.
-    pub(super) fn push(self: &Arc<Self>, record: &Record) {
+    /// Lets an item wait. Never does so itself.
+    pub(crate) fn push(self: &Arc<Self>, item: &T) {
         let mut state = self.state.lock();
-        state.status.recorded += record.requests;
+        state.status.recorded += item.count();
         if state.phase == Phase::Closed {
-            state.status.lost += record.requests;
+            state.status.lost += item.count();
             return;
         }
-        state.status.waiting += record.requests;
+        state.status.waiting += item.count();
         let id = RecordId {
             boot: self.boot,
             number: state.next,
         };
         state.next += 1;
         if state.waiting.len() < self.buffer.capacity {
-            state.waiting.push_back(Record {
-                id,
-                ..record.clone()
-            });
+            let mut item = item.clone();
+            item.set_id(id);
+            state.waiting.push_back(item);
         } else {
-            self.merge(&mut state, record, id);
+            self.merge(&mut state, item, id);
         }
         let waiting = state.waiting.len();
         let is_news = waiting == 1 || waiting == self.buffer.batch;
@@ -137,20 +154,18 @@ impl Queue {
     }
 
     /// Adds it to what is like it.
-    fn merge(&self, state: &mut State, record: &Record, id: RecordId) {
-        let hash = record.likeness(&self.seed);
-        if let Some(sum) = state.sums.find_mut(hash, |sum| sum.is_like(record)) {
-            sum.merge(record);
+    fn merge(&self, state: &mut State<T>, item: &T, id: RecordId) {
+        let hash = item.likeness(&self.seed);
+        if let Some(sum) = state.sums.find_mut(hash, |sum| sum.is_like(item)) {
+            sum.merge(item);
         } else if state.sums.len() < self.buffer.kinds {
-            let record = Record {
-                id,
-                ..record.clone()
-            };
-            let rehash = |sum: &Record| sum.likeness(&self.seed);
-            state.sums.insert_unique(hash, record, rehash);
+            let mut item = item.clone();
+            item.set_id(id);
+            let rehash = |sum: &T| sum.likeness(&self.seed);
+            state.sums.insert_unique(hash, item, rehash);
         } else {
-            state.status.waiting -= record.requests;
-            state.status.lost += record.requests;
+            state.status.waiting -= item.count();
+            state.status.lost += item.count();
         }
     }
 
@@ -167,12 +182,12 @@ impl Queue {
         self.state.lock().worker = Some(task.abort_handle());
     }
 
-    pub(super) fn status(&self) -> SinkStatus {
+    pub(crate) fn status(&self) -> SinkStatus {
         self.state.lock().status
     }
 
     /// Nobody is left who counts: what waits is delivered, once.
-    pub(super) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         let mut state = self.state.lock();
         if state.phase != Phase::Closed {
             state.phase = Phase::Abandoned;
@@ -182,7 +197,7 @@ impl Queue {
     }
 
     /// Delivers what waits, for as long as there is time. The rest is lost.
-    pub(super) async fn shut_down(self: &Arc<Self>, limit: Duration) {
+    pub(crate) async fn shut_down(self: &Arc<Self>, limit: Duration) {
         if self.hurry() > 0 {
             self.start();
         }
@@ -224,7 +239,7 @@ impl Queue {
         state.worker.take()
     }
 
-    fn step(self: &Arc<Self>) -> Step {
+    fn step(self: &Arc<Self>) -> Step<T> {
         let mut state = self.state.lock();
         let is_open = state.phase == Phase::Open;
         if state.phase == Phase::Closed {
@@ -243,32 +258,32 @@ impl Queue {
         Step::Deliver(self.take(&mut state))
     }
 
-    fn take(self: &Arc<Self>, state: &mut State) -> Batch {
+    fn take(self: &Arc<Self>, state: &mut State<T>) -> Batch<T> {
         let count = self.buffer.batch;
         let singles = state.waiting.len().min(count);
-        let mut records: Vec<_> = state.waiting.drain(..singles).collect();
+        let mut items: Vec<_> = state.waiting.drain(..singles).collect();
         let sums = count - singles;
         // Sums come after the single ones that they were too many for.
         if state.sums.len() <= sums {
-            records.extend(state.sums.drain());
+            items.extend(state.sums.drain());
         } else {
             let some = state.sums.extract_if(|_| true).take(sums);
-            records.extend(some);
+            items.extend(some);
         }
         Batch {
             queue: Arc::clone(self),
-            records,
+            items,
         }
     }
 }
 
 /// What is on its way. If nobody says what has become of it, it waits again.
-struct Batch {
-    queue: Arc<Queue>,
-    records: Vec<Record>,
+struct Batch<T> {
+    queue: Arc<Queue<T>>,
+    items: Vec<T>,
 }
 
-impl Batch {
+impl<T: Item> Batch<T> {
     fn delivered(self) {
         self.settle(|status| &mut status.delivered);
     }
@@ -278,12 +293,12 @@ impl Batch {
     }
 
     fn settle(mut self, account: impl FnOnce(&mut SinkStatus) -> &mut u64) {
-        let requests: u64 = self.records.drain(..).map(|record| record.requests).sum();
+        let count: u64 = self.items.drain(..).map(|item| item.count()).sum();
         let mut state = self.queue.state.lock();
         // Else all of this was counted as lost already.
         if state.phase != Phase::Closed {
-            state.status.waiting -= requests;
-            *account(&mut state.status) += requests;
+            state.status.waiting -= count;
+            *account(&mut state.status) += count;
         }
         let is_settled = state.status.waiting == 0;
         drop(state);
@@ -293,30 +308,30 @@ impl Batch {
     }
 }
 
-impl Drop for Batch {
+impl<T> Drop for Batch<T> {
     fn drop(&mut self) {
-        if self.records.is_empty() {
+        if self.items.is_empty() {
             return;
         }
         let mut state = self.queue.state.lock();
         if state.phase != Phase::Closed {
-            for record in self.records.drain(..).rev() {
-                state.waiting.push_front(record);
+            for item in self.items.drain(..).rev() {
+                state.waiting.push_front(item);
             }
         }
     }
 }
 
-/// The task, however it ends. The next record starts another.
-struct Worker(Arc<Queue>);
+/// The task, however it ends. The next item starts another.
+struct Worker<T>(Arc<Queue<T>>);
 
-impl Drop for Worker {
+impl<T> Drop for Worker<T> {
     fn drop(&mut self) {
         self.0.state.lock().is_worked = false;
     }
 }
 
-impl Worker {
+impl<T: Item> Worker<T> {
     async fn run(self) {
         let queue = &self.0;
         loop {
@@ -334,7 +349,7 @@ impl Worker {
     }
 
     /// Waits until a batch is full, or has waited for long enough.
-    async fn gather(&self) -> Batch {
+    async fn gather(&self) -> Batch<T> {
         let queue = &self.0;
         let full = async {
             loop {
@@ -354,12 +369,12 @@ impl Worker {
         }
     }
 
-    async fn deliver(&self, batch: Batch) {
+    async fn deliver(&self, batch: Batch<T>) {
         let queue = &self.0;
         let mut pause = queue.buffer.pause;
-        while !batch.records.is_empty() {
+        while !batch.items.is_empty() {
             let outcome = AssertUnwindSafe(queue.timer.within(queue.buffer.limit, async {
-                let outcome = queue.sink.deliver(&batch.records).await;
+                let outcome = queue.sink.deliver(&batch.items).await;
                 // Its text is a user's code too.
                 outcome.map_err(|error| (error.reason(), error.is_final))
             }));
@@ -374,8 +389,8 @@ impl Worker {
                 state.status.failures += 1;
                 state.phase
             };
-            let records = batch.records.len();
-            tracing::warn!(target: "tollgate::usage", records, reason, is_final, "a sink failed");
+            let items = batch.items.len();
+            tracing::warn!(target: "tollgate::usage", items, reason, is_final, "a sink failed");
             match phase {
                 _ if is_final => return batch.lost(),
                 Phase::Abandoned | Phase::Closed => return batch.lost(),
@@ -384,7 +399,7 @@ impl Worker {
             }
             match queue.timer.sleep(pause) {
                 Some(sleep) => self.rest(sleep, phase).await,
-                // Until the next record comes by.
+                // Until the next item comes by.
                 None => queue.work.notified().await,
             }
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);

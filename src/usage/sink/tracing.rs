@@ -1,0 +1,45 @@
+//! [`TracingSink`]: a sink that is the log.
+
+use crate::usage::record::Record;
+use crate::usage::sink::{Sink, SinkError};
+
+/// A sink that makes an event of each item, at the level `INFO`: of records, under the target
+/// `tollgate::usage`.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct TracingSink;
+
+impl TracingSink {
+    /// The sink.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Sink<Record> for TracingSink {
+    async fn deliver(&self, batch: &[Record]) -> Result<(), SinkError> {
+        for record in batch {
+            let principal = record.principal();
+            tracing::info!(
+                target: "tollgate::usage",
+                id = %record.id(),
+                requests = record.requests(),
+                source = principal.map(|principal| principal.source()),
+                tenant = principal.and_then(|principal| principal.tenant()),
+                subject = principal.map(|principal| principal.subject()),
+                route = record.route(),
+                method = record.method().as_str(),
+                status = record.status().map(|status| status.as_u16()),
+                grpc_status = record.grpc_status(),
+                refusal = record.refusal().map(|reason| reason.code()),
+                end = record.end().as_str(),
+                bytes_in = record.bytes_in(),
+                bytes_out = record.bytes_out(),
+                seconds = record.time_to_end().as_secs_f64(),
+                "usage",
+            );
+        }
+        Ok(())
+    }
+}
