@@ -7,15 +7,21 @@
 
 use std::env;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use axum::extract::Path;
+use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tollgate::audit::Audit;
 use tollgate::auth::ProtectedResource;
 use tollgate::keys::{NewKey, Peppers};
 use tollgate::testing::TestIssuer;
+use tollgate::usage::metrics::{Metrics, SIZE_BUCKETS, TIME_BUCKETS};
 use tollgate::usage::{Snapshot, Usage};
 use tollgate::{
     ApiKeys, AuthLayer, Identity, Jwt, Quota, RateLimitLayer, RequireLayer, UsageLayer, role, scope,
@@ -24,9 +30,12 @@ use tower::ServiceBuilder;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // Remembers what each credential was used for.
+    let audit = Audit::new();
     // Keys are stored as HMACs under a pepper. This one is gone with the process, and so
     // is the store: see `Peppers::from_env` and `KeyStore` for what stays.
     let keys = ApiKeys::in_memory(Peppers::random()).prefix("acme");
+    let keys = keys.audit(audit.clone());
     let mut demo = Demo::issue(&keys).await?;
 
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
@@ -59,14 +68,35 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
     // Generous to a person, and not to a loop: ten a second, and a thousand at once.
     let limit = RateLimitLayer::new(Quota::per_second(10).burst(1_000));
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &TIME_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &SIZE_BUCKETS)?
+        .build_recorder();
+    let prometheus = recorder.handle();
+    let metrics = Metrics::to_recorder(recorder);
+    metrics.watch("tokens", &jwt);
     // Outside of all else: it counts those who are refused, too.
-    let usage = Usage::new();
+    let usage = Usage::builder().observer(metrics.clone());
+    let usage = usage.audit(audit).build();
     let totals = usage.clone();
     let used = get(async move || Json::<Snapshot>(totals.snapshot()));
+    let measured = get(async move || {
+        metrics.refresh();
+        prometheus.render()
+    });
+    // For when a key has leaked.
+    let known = keys.clone();
+    let activity = get(async move |Path(id): Path<String>| {
+        let id = id.parse().map_err(|_| StatusCode::NOT_FOUND)?;
+        known.activity(id).map(Json).ok_or(StatusCode::NOT_FOUND)
+    });
+    let admin = RequireLayer::new(role("admin"));
     let protected = Router::new()
         .route("/whoami", get(whoami))
         .route("/orders", orders.layer(limit))
-        .route("/usage", used.layer(RequireLayer::new(role("admin"))))
+        .route("/usage", used.layer(admin.clone()))
+        .route("/metrics", measured.layer(admin.clone()))
+        .route("/activity/{id}", activity.layer(admin))
         .layer(
             ServiceBuilder::new()
                 .layer(UsageLayer::new(usage.clone()))
@@ -78,11 +108,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
 
     demo.print(&url);
-    axum::serve(listener, public.merge(protected))
-        .with_graceful_shutdown(async {
-            tokio::signal::ctrl_c().await.ok();
-        })
-        .await?;
+    let app = public.merge(protected);
+    axum::serve(
+        listener,
+        app.into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .with_graceful_shutdown(async {
+        tokio::signal::ctrl_c().await.ok();
+    })
+    .await?;
     println!("\n{}", usage.snapshot());
     Ok(())
 }
@@ -104,9 +138,9 @@ async fn list_orders(identity: Identity) -> Json<Value> {
     Json(json!({ "orders": [{ "id": 1, "item": "tea" }], "seen_by": identity.subject() }))
 }
 
-async fn create_order(identity: Identity) -> (axum::http::StatusCode, Json<Value>) {
+async fn create_order(identity: Identity) -> (StatusCode, Json<Value>) {
     (
-        axum::http::StatusCode::CREATED,
+        StatusCode::CREATED,
         Json(json!({ "id": 2, "created_by": identity.subject() })),
     )
 }
@@ -174,6 +208,12 @@ impl Demo {
             held.find(|(held, _)| *held == name)
                 .map_or("", |(_, credential)| credential)
         };
+        // The id of a key is a part of it, and no secret.
+        let id = credential("reader_key")
+            .split('_')
+            .nth(2)
+            .unwrap_or_default();
+        let activity = format!("/activity/{id}");
         println!("\nlistening on {url}; try");
         println!("  curl -i {url}/health");
         println!("  curl -i {url}/whoami                               # 401: no credential");
@@ -190,6 +230,8 @@ impl Demo {
             ("GET", "/orders", "expired_token", "401: its time is over"),
             ("GET", "/orders", "alg_none_token", "401: nobody signed it"),
             ("GET", "/usage", "admin_key", "200: who has used what"),
+            ("GET", "/metrics", "admin_key", "200: for Prometheus"),
+            ("GET", &activity, "admin_key", "200: what it did"),
         ] {
             let credential = credential(name);
             let field = if name.ends_with("_key") {

@@ -46,6 +46,7 @@ struct Inner {
     metadata: BTreeMap<String, String>,
     restrictions: Option<Restrictions>,
     watch: Option<Weak<dyn Watch>>,
+    is_retiring: bool,
     client_id: Option<Box<str>>,
     claims: Option<Box<[u8]>>,
     certificate: Option<[u8; 32]>,
@@ -71,6 +72,7 @@ impl Identity {
             metadata: BTreeMap::new(),
             restrictions: None,
             watch: None,
+            is_retiring: false,
             client_id: None,
             claims: None,
             certificate: None,
@@ -94,6 +96,7 @@ impl Identity {
             metadata: inner.metadata.clone(),
             restrictions: inner.restrictions.clone(),
             watch: inner.watch.clone(),
+            is_retiring: inner.is_retiring,
             client_id: inner.client_id.clone(),
             claims: inner.claims.clone(),
             certificate: inner.certificate,
@@ -194,6 +197,11 @@ impl Identity {
     #[must_use]
     pub fn credential_id(&self) -> Option<&str> {
         self.inner.credential_id.as_deref()
+    }
+
+    /// Whether the credential has a successor already.
+    pub(crate) fn is_retiring(&self) -> bool {
+        self.inner.is_retiring
     }
 
     /// When the credential ends.
@@ -417,6 +425,7 @@ pub struct IdentityBuilder {
     metadata: BTreeMap<String, String>,
     restrictions: Option<Restrictions>,
     watch: Option<Weak<dyn Watch>>,
+    is_retiring: bool,
     client_id: Option<Box<str>>,
     claims: Option<Box<[u8]>>,
     certificate: Option<[u8; 32]>,
@@ -509,6 +518,11 @@ impl IdentityBuilder {
         self
     }
 
+    pub(crate) fn retiring(mut self, is_retiring: bool) -> Self {
+        self.is_retiring = is_retiring;
+        self
+    }
+
     pub(crate) fn watch(mut self, watch: Weak<dyn Watch>) -> Self {
         self.watch = Some(watch);
         self
@@ -529,6 +543,7 @@ impl IdentityBuilder {
                 metadata: self.metadata,
                 restrictions: self.restrictions,
                 watch: self.watch,
+                is_retiring: self.is_retiring,
                 client_id: self.client_id,
                 claims: self.claims,
                 certificate: self.certificate,

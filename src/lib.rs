@@ -36,7 +36,8 @@ pub mod auth;
 pub mod authorize;
 pub mod limit;
 
-// Observer: sees every outcome, refuses nothing.
+// Observers: see every outcome, refuse nothing.
+pub mod audit;
 pub mod usage;
 
 // Edge.

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::keys::{
-    ApiKeys, EndCause, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look,
+    ApiKeys, EndCause, KeyEvent, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look,
     MacAlgorithm, Shared, StoreError, has_shape, is_head, parse,
 };
 use crate::pending::Pending;
@@ -151,14 +151,19 @@ fn judge<S: KeyStore>(
         if let KeyState::Retiring { until } = state
             && news
         {
-            look.tell(record.id, KeyEventKind::UsedInGrace { until }, now);
+            look.tell(event(&record, KeyEventKind::UsedInGrace { until }, now));
         }
         return Ok(record);
     }
     if let KeyState::Ended(cause) = state {
-        look.tell(record.id, KeyEventKind::UsedAfterEnd(cause), now);
+        look.tell(event(&record, KeyEventKind::UsedAfterEnd(cause), now));
     }
     Err(refusal_of(state))
+}
+
+fn event(record: &KeyRecord, kind: KeyEventKind, at: Timestamp) -> KeyEvent {
+    let id = record.id;
+    KeyEvent { id, kind, at }
 }
 
 /// What a holder of the secret is told of a key that is not good.
@@ -168,7 +173,17 @@ fn refusal_of(state: KeyState) -> Rejection {
             (Reason::CredentialExposed, Cause::KeyExposed)
         }
         KeyState::Ended(EndCause::Expired) => (Reason::CredentialExpired, Cause::KeyExpired),
-        KeyState::Ended(_) => (Reason::CredentialRevoked, Cause::KeyRevoked),
+        KeyState::Ended(cause) => {
+            let cause = match cause {
+                EndCause::Compromised => Cause::KeyCompromised,
+                EndCause::OwnerRemoved => Cause::KeyOwnerRemoved,
+                EndCause::RotatedOut => Cause::KeyRotatedOut,
+                EndCause::CleartextExposure => Cause::KeyExposed,
+                EndCause::Expired => Cause::KeyExpired,
+                EndCause::Revoked => Cause::KeyRevoked,
+            };
+            (Reason::CredentialRevoked, cause)
+        }
         KeyState::Disabled => (Reason::CredentialRevoked, Cause::KeyDisabled),
         KeyState::Scheduled => (Reason::CredentialNotYetValid, Cause::KeyNotYetValid),
         KeyState::Active | KeyState::Retiring { .. } => (Reason::Internal, Cause::Other),

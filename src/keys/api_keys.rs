@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
+use crate::audit::{Activity, Audit};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
 use crate::keys::cache::{Cached, Strict};
@@ -53,6 +54,7 @@ pub(crate) struct Look {
     pub(crate) store_timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     hear: Option<Arc<Hear>>,
+    audit: Option<Audit>,
     /// Names the keys that were changed here, for [`Identity::lapsed`](crate::Identity::lapsed).
     changes: broadcast::Sender<KeyId>,
 }
@@ -73,16 +75,9 @@ impl Look {
         self.changes.subscribe()
     }
 
-    /// Tells those who wait for a change of the key, and all others.
-    pub(crate) fn tell_change(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
-        // Nobody may be waiting.
-        let _ = self.changes.send(id);
-        self.tell(id, kind, at);
-    }
-
     /// Tells the log and whoever listens.
-    pub(crate) fn tell(&self, id: KeyId, kind: KeyEventKind, at: Timestamp) {
-        let event = KeyEvent { id, kind, at };
+    pub(crate) fn tell(&self, event: KeyEvent) {
+        let id = event.id;
         event.log();
         // What has happened has happened, whatever becomes of the one who is told.
         if let Some(hear) = &self.hear
@@ -94,6 +89,25 @@ impl Look {
 }
 
 impl<S: KeyStore> Shared<S> {
+    /// Tells all of what was done to a key, those included who wait for a change of it.
+    pub(crate) fn tell_change(
+        self: &Arc<Self>,
+        record: &KeyRecord,
+        kind: KeyEventKind,
+        at: Timestamp,
+    ) {
+        let (id, look) = (record.id, &self.look);
+        // Nobody may be waiting.
+        let _ = look.changes.send(id);
+        let event = KeyEvent { id, kind, at };
+        look.tell(event);
+        if let Some(audit) = &look.audit {
+            // Of a copy, since the record may be changed before it is shared.
+            let identity = record.clone().identity(&look.source, self);
+            audit.note_key(&event, identity);
+        }
+    }
+
     /// The record of a key, unless that takes too long.
     pub(crate) async fn find(
         &self,
@@ -147,6 +161,7 @@ impl<S: KeyStore> ApiKeys<S> {
             store_timeout: Duration::from_millis(500),
             clock: Arc::new(SystemClock),
             hear: None,
+            audit: None,
             changes: broadcast::Sender::new(64),
         };
         Self {
@@ -268,6 +283,26 @@ impl<S: KeyStore> ApiKeys<S> {
         literal(self.set(|look| look.hear = Some(Arc::new(hear))))
     }
 
+    /// Has what is done to keys written down there, and knows from there what was done with
+    /// them. What is done with keys it has to be told by
+    /// [`UsageBuilder::audit`](crate::usage::UsageBuilder::audit).
+    ///
+    /// # Panics
+    /// If the keys were cloned already.
+    #[must_use]
+    #[track_caller]
+    pub fn audit(self, audit: Audit) -> Self {
+        literal(self.set(|look| look.audit = Some(audit)))
+    }
+
+    /// What was done with a key lately, in this process; none if nothing was, or nobody has
+    /// [written it down](ApiKeys::audit).
+    #[must_use]
+    pub fn activity(&self, id: KeyId) -> Option<Activity> {
+        let look = &self.shared.look;
+        look.audit.as_ref()?.activity(&look.source, id.as_str())
+    }
+
     /// How long a key that was ended elsewhere may still be let in here, at the most:
     /// zero where every request asks the store. See
     /// [`Cached`](crate::keys::Cached).
@@ -312,7 +347,7 @@ impl<S: KeyStore> ApiKeys<S> {
             let (key, id) = ApiKey::generate(head).map_err(|_| KeyError::Randomness)?;
             let record = new.clone().into_record(look.drawn(&key, id, head), now)?;
             if self.shared.store.insert(record.clone()).await? {
-                look.tell(id, KeyEventKind::Issued, now);
+                self.shared.tell_change(&record, KeyEventKind::Issued, now);
                 return Ok(IssuedKey { key, record });
             }
         }

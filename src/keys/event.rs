@@ -19,7 +19,7 @@ pub struct KeyEvent {
 }
 
 /// What happened to a key, or with it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum KeyEventKind {
     /// It was disabled.

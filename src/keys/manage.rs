@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit::Activity;
 use crate::clock::Timestamp;
 use crate::keys::api_keys::ApiKeys;
 use crate::keys::error::KeyError;
@@ -50,6 +51,7 @@ impl<S: KeyStore> ApiKeys<S> {
             record,
             last_used,
             refused_within: self.shared.store.settles_within(),
+            activity: self.activity(id),
         })
     }
 
@@ -145,7 +147,7 @@ impl<S: KeyStore> ApiKeys<S> {
                 return Ok(held);
             };
             if self.shared.store.update(KeyRecord::clone(&new)).await? {
-                look.tell_change(id, event_of(&command, &new), now);
+                self.shared.tell_change(&new, event_of(&command, &new), now);
                 return Ok(Arc::from(new));
             }
         }
@@ -164,6 +166,8 @@ pub struct Compromised {
     pub last_used: Option<Timestamp>,
     /// Within this it is refused by every node that is set up like this one.
     pub refused_within: Duration,
+    /// What was done with it lately, in this process: as [`ApiKeys::activity`].
+    pub activity: Option<Activity>,
 }
 
 /// What is told of a command that made `new` of a record.

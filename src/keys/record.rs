@@ -147,6 +147,7 @@ impl KeyRecord {
     fn new_identity(&self, source: &str, watch: Weak<dyn Watch>) -> Identity {
         let mut identity = Identity::builder(source, self.owner.as_str())
             .watch(watch)
+            .retiring(self.rotated.is_some())
             .credential_id(self.id.as_str())
             .scopes(self.scopes.clone());
         if let Some(tenant) = &self.tenant {

@@ -56,8 +56,14 @@ impl<S: KeyStore> ApiKeys<S> {
             let Outcome::Changed(retiring) = retire(to)? else {
                 continue;
             };
-            if self.shared.store.update(*retiring).await? {
-                look.tell_change(id, KeyEventKind::RotatedTo(to), now);
+            if self
+                .shared
+                .store
+                .update(KeyRecord::clone(&retiring))
+                .await?
+            {
+                let kind = KeyEventKind::RotatedTo(to);
+                self.shared.tell_change(&retiring, kind, now);
                 return Ok(issued);
             }
             // Nobody has seen this one, unless it is that of a token: then another call

@@ -65,8 +65,14 @@ causes! {
     KeyExpired = "key_expired",
     /// The key is disabled.
     KeyDisabled = "key_disabled",
+    /// The key was reported as compromised.
+    KeyCompromised = "key_compromised",
+    /// The owner of the key was removed.
+    KeyOwnerRemoved = "key_owner_removed",
     /// The key was revoked.
     KeyRevoked = "key_revoked",
+    /// The key has a successor, and its grace is over.
+    KeyRotatedOut = "key_rotated_out",
     /// The key was ended because it was sent in clear.
     KeyExposed = "key_exposed",
     /// The token does not have three segments, or one is not base64url.

@@ -30,8 +30,8 @@ pub struct Rejection {
     reason: Reason,
     cause: Cause,
     retry_after: Option<Duration>,
-    /// Boxed, since most refusals have none and all are moved about.
-    particulars: Option<Box<Particulars>>,
+    /// Apart, since most refusals have none, and shared, since they are told to several.
+    particulars: Option<Arc<Particulars>>,
     /// The scheme that the client used, for the challenge.
     pub(crate) scheme: Option<Scheme>,
     /// A door has told the client, in its own words.
@@ -193,7 +193,7 @@ impl Rejection {
     }
 
     fn particulars(&mut self) -> &mut Particulars {
-        self.particulars.get_or_insert_default()
+        Arc::make_mut(self.particulars.get_or_insert_default())
     }
 
     /// Asks the client to wait for that long. An answer that has to name a wait names

@@ -1,18 +1,22 @@
 //! [`Usage`]: the handle that counts, and is asked.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Extensions;
+use http::request::Parts;
 
+use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
 use crate::context::{UNITS, UsageSlot};
 use crate::gate::caught;
 use crate::identity::Principal;
+use crate::network::ClientNetwork;
 use crate::usage::record::{Arrival, Record};
 use crate::usage::routes::Routes;
 use crate::usage::sink::{Buffer, Queue, Sink, SinkStatus};
@@ -35,6 +39,8 @@ pub(super) struct Shared {
     pub(super) routes: Routes,
     table: Table,
     observers: Box<[Arc<dyn Observer>]>,
+    audit: Option<Audit>,
+    has_clients: bool,
     queues: Box<[Arc<Queue<Record>>]>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
@@ -69,6 +75,8 @@ impl Usage {
             room: 10_000,
             names: Vec::new(),
             observers: Vec::new(),
+            audit: None,
+            has_clients: false,
             queues: Vec::new(),
             clock: None,
             ticks: None,
@@ -187,6 +195,13 @@ impl Shared {
         }
     }
 
+    /// The address of a client, if anybody wants to know.
+    pub(super) fn client(&self, request: &Parts, clients: &ClientNetwork) -> Option<IpAddr> {
+        // It may be found by a user's code.
+        let address = || caught(|| clients.address(request)).ok().flatten();
+        self.has_clients.then(address).flatten()
+    }
+
     pub(super) fn begun(&self, request: Arrival<'_>) {
         for observer in &self.observers {
             tell(|| observer.begun(request));
@@ -198,6 +213,9 @@ impl Shared {
         self.table.count(record, anywhere);
         for queue in &self.queues {
             queue.push(record);
+        }
+        if let Some(audit) = &self.audit {
+            audit.note(record);
         }
         for observer in &self.observers {
             tell(|| observer.ended(record));
@@ -261,6 +279,8 @@ pub struct UsageBuilder {
     room: usize,
     names: Vec<Box<str>>,
     observers: Vec<Arc<dyn Observer>>,
+    audit: Option<Audit>,
+    has_clients: bool,
     queues: Vec<Arc<dyn Fn(u64) -> Queue<Record> + Send + Sync>>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
@@ -317,6 +337,19 @@ impl UsageBuilder {
         self
     }
 
+    /// Has what is refused, and what is done with each credential, written down there.
+    pub fn audit(mut self, audit: Audit) -> Self {
+        self.audit = Some(audit);
+        self
+    }
+
+    /// Has the addresses of clients in the records, which an [audit trail](UsageBuilder::audit)
+    /// needs, too. They are personal data in many places.
+    pub fn client_addresses(mut self) -> Self {
+        self.has_clients = true;
+        self
+    }
+
     /// Adds one that sees requests come and go.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
@@ -347,6 +380,8 @@ impl UsageBuilder {
             names,
             routes: Routes::default(),
             observers: self.observers.into(),
+            has_clients: self.has_clients || self.audit.is_some(),
+            audit: self.audit,
             queues: queues.map(|queue| Arc::new(queue(boot))).collect(),
             clock: self.clock,
             ticks: self.ticks,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::identity::Identity;
 use crate::network::ClientNetwork;
 use crate::pending::Pending;
-use crate::rejection::{Cause, Reason, Rejection};
+use crate::rejection::Rejection;
 use crate::respond::Voice;
 use crate::usage::handle::{Shared, Usage};
 use crate::usage::record::{Arrival, End, Record, RecordId, Route};
@@ -134,6 +135,7 @@ impl Check for Counted {
             status: None,
             grpc_status: None,
             refusal: None,
+            client: shared.client(parts, &self.layer.clients),
             to_headers: None,
             bytes_out: 0,
             length: None,
@@ -207,7 +209,8 @@ struct Call {
     declared: u64,
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
-    refusal: Option<(Reason, Cause)>,
+    refusal: Option<Rejection>,
+    client: Option<IpAddr>,
     to_headers: Option<Duration>,
     bytes_out: u64,
     /// How long the body of the response is, if that is known.
@@ -222,7 +225,7 @@ impl Call {
         self.to_headers = Some(self.elapsed(self.shared.ticks()));
         self.status = Some(response.status());
         let refusal = response.extensions().get::<Rejection>();
-        self.refusal = refusal.map(|refusal| (refusal.reason(), refusal.cause()));
+        self.refusal = refusal.cloned();
         self.note_grpc_status(response.headers());
     }
 
@@ -248,7 +251,7 @@ impl Call {
         let noted = self.slot.end();
         let to_end = self.reached.take();
         let to_end = to_end.unwrap_or_else(|| self.elapsed(self.shared.ticks()));
-        let end = match self.refusal {
+        let end = match &self.refusal {
             Some(_) => End::Refused,
             None => end,
         };
@@ -259,7 +262,7 @@ impl Call {
             self.route = self.shared.routes.learn(&path).map(Route::Named);
         }
         // What nobody was asked for was only announced.
-        let declared = match (self.refusal, self.status) {
+        let declared = match (&self.refusal, self.status) {
             (None, Some(_)) => self.declared,
             _ => 0,
         };
@@ -271,7 +274,8 @@ impl Call {
             status: self.status,
             is_grpc: self.is_grpc,
             grpc_status: self.grpc_status,
-            refusal: self.refusal,
+            rejection: self.refusal.take(),
+            client: self.client,
             end,
             bytes_in: self.slot.bytes_in().unwrap_or(declared),
             bytes_out: self.bytes_out,

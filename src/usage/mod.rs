@@ -96,7 +96,7 @@ mod handle;
 mod layer;
 #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
 pub mod metrics;
-mod record;
+pub(crate) mod record;
 mod routes;
 pub(crate) mod sink;
 mod table;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::auth::Transport;
 use crate::clock::Timestamp;
 use crate::context::UNITS;
 use crate::identity::{Identity, Principal};
-use crate::rejection::{Cause, Reason};
+use crate::rejection::{Cause, Reason, Rejection};
 use crate::usage::sink::Item;
 
 /// One request at its end; or several that are alike, added up, where a sink was too slow for
@@ -26,14 +27,15 @@ pub struct Record {
     pub(super) id: RecordId,
     pub(super) at: Timestamp,
     pub(super) identity: Option<Identity>,
-    pub(super) route: Option<Route>,
+    pub(crate) route: Option<Route>,
+    pub(super) client: Option<IpAddr>,
     pub(super) method: Method,
     pub(super) version: Version,
     pub(super) transport: Transport,
     pub(super) status: Option<StatusCode>,
     pub(super) is_grpc: bool,
     pub(super) grpc_status: Option<u32>,
-    pub(super) refusal: Option<(Reason, Cause)>,
+    pub(super) rejection: Option<Rejection>,
     pub(super) end: End,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -104,19 +106,25 @@ impl End {
 
 /// The template of a route, shared with who has it anyway.
 #[derive(Clone)]
-pub(super) enum Route {
+pub(crate) enum Route {
     #[cfg(feature = "axum")]
     Matched(axum::extract::MatchedPath),
     Named(Arc<str>),
 }
 
 impl Route {
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             #[cfg(feature = "axum")]
             Self::Matched(path) => path.as_str(),
             Self::Named(name) => name,
         }
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
     }
 }
 
@@ -144,6 +152,13 @@ impl Record {
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         self.identity().map(Identity::principal)
+    }
+
+    /// The address of the client, which is personal data in many places: none unless there is an
+    /// [audit trail](UsageBuilder::audit), or [`UsageBuilder::client_addresses`] wants it.
+    #[must_use]
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
     }
 
     /// The template of the route, never the path; none if no route was found.
@@ -191,16 +206,22 @@ impl Record {
         self.grpc_status
     }
 
+    /// What the response was made from, if it was refused.
+    #[must_use]
+    pub fn rejection(&self) -> Option<&Rejection> {
+        self.rejection.as_ref()
+    }
+
     /// Why it was refused, if it was.
     #[must_use]
     pub fn refusal(&self) -> Option<Reason> {
-        self.refusal.map(|(reason, _)| reason)
+        self.rejection().map(Rejection::reason)
     }
 
     /// Which check failed, if it was refused. For operators: a client must not learn it.
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
-        self.refusal.map(|(_, cause)| cause)
+        self.rejection().map(Rejection::cause)
     }
 
     /// How it ended.
@@ -264,7 +285,8 @@ impl Record {
             self.status,
             self.is_grpc,
             self.grpc_status,
-            self.refusal,
+            (self.refusal(), self.cause()),
+            self.client,
             self.end,
         )
     }
@@ -342,6 +364,7 @@ impl Serialize for Record {
         map.serialize_entry("subject", &principal.map(Principal::subject))?;
         let credential_id = self.identity().and_then(Identity::credential_id);
         map.serialize_entry("credential_id", &credential_id)?;
+        map.serialize_entry("client", &self.client)?;
         map.serialize_entry("route", &self.route())?;
         map.serialize_entry("method", self.method.as_str())?;
         map.serialize_entry("status", &self.status.map(|status| status.as_u16()))?;

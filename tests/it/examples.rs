@@ -244,6 +244,59 @@ fn the_quickstart_says_who_has_used_what() {
     assert_eq!(line("sum")[1], "4");
 }
 
+/// What Prometheus scrapes, and what a key was used for: for those who may know it.
+#[test]
+fn the_quickstart_has_numbers_and_says_what_a_key_did() {
+    let server = Running::start("quickstart", &[]);
+    let key = |name: &str| Some(format!("X-API-Key: {}", server.keys[name]));
+    let id = server.keys["reader_key"].split('_').nth(2).unwrap();
+    let activity = format!("/activity/{id}");
+    for path in ["/metrics", &activity] {
+        assert_eq!(server.curl("GET", path, None).0, 401);
+        assert_eq!(server.curl("GET", path, key("reader_key")).0, 403);
+    }
+    let bearer = Some(format!(
+        "Authorization: Bearer {}",
+        server.keys["reader_token"]
+    ));
+    for _ in 0..2 {
+        assert_eq!(server.curl("GET", "/orders", bearer.clone()).0, 200);
+    }
+    let (status, page) = server.curl("GET", "/metrics", key("admin_key"));
+    assert_eq!(status, 200);
+    for line in [
+        "http_server_active_requests{http_request_method=\"GET\",url_scheme=\"http\"} 1",
+        "tollgate_refusals_total{tollgate_refusal_code=\"forbidden\",tollgate_refusal_cause=\"fact_missing\"} 2",
+        "tollgate_cache_lookups_total{tollgate_name=\"tokens\",tollgate_cache_result=\"hit\"} 1",
+        "tollgate_cache_lookups_total{tollgate_name=\"tokens\",tollgate_cache_result=\"miss\"} 1",
+    ] {
+        assert!(page.lines().any(|known| known == line), "{line} in {page}");
+    }
+    let orders = page.lines().find(|line| {
+        line.starts_with("http_server_request_duration_seconds_count")
+            && line.contains("\"/orders\"")
+    });
+    assert!(orders.unwrap_or_else(|| panic!("{page}")).ends_with(" 2"));
+
+    let (status, body) = server.curl("GET", &activity, key("admin_key"));
+    assert_eq!(status, 200);
+    let activity: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(activity["requests"], 2);
+    let last = &activity["acts"][0];
+    assert_eq!(
+        (&last["route"], &last["refusal"], &last["client"]),
+        (
+            &"/activity/{id}".into(),
+            &"forbidden".into(),
+            &"127.0.0.1".into()
+        )
+    );
+    assert_eq!(
+        server.curl("GET", "/activity/none", key("admin_key")).0,
+        404
+    );
+}
+
 #[test]
 fn the_usage_example_bills_for_words() {
     let mut server = Running::start("usage", &[]);

@@ -4,6 +4,7 @@ mod buffer;
 mod channel;
 mod json_lines;
 mod queue;
+mod sinks;
 mod tracing;
 
 use std::error::Error as StdError;
@@ -15,6 +16,7 @@ pub use buffer::{Buffer, SinkStatus};
 pub use channel::ChannelSink;
 pub use json_lines::JsonLinesSink;
 pub(crate) use queue::{Item, Queue};
+pub(crate) use sinks::{Sinks, SinksBuilder};
 pub use tracing::TracingSink;
 
 /// Takes items in batches, away from the requests: a [`Record`](crate::usage::Record) for each

@@ -1,10 +1,12 @@
 //! [`TracingSink`]: a sink that is the log.
 
+use crate::audit::Event;
+use crate::rejection::Rejection;
 use crate::usage::record::Record;
 use crate::usage::sink::{Sink, SinkError};
 
 /// A sink that makes an event of each item, at the level `INFO`: of records, under the target
-/// `tollgate::usage`.
+/// `tollgate::usage`; of audit events, under `tollgate::audit`.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct TracingSink;
@@ -38,6 +40,32 @@ impl Sink<Record> for TracingSink {
                 bytes_out = record.bytes_out(),
                 seconds = record.time_to_end().as_secs_f64(),
                 "usage",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Sink<Event> for TracingSink {
+    async fn deliver(&self, batch: &[Event]) -> Result<(), SinkError> {
+        for event in batch {
+            let (principal, rejection) = (event.principal(), event.rejection());
+            tracing::info!(
+                target: "tollgate::audit",
+                id = %event.id(),
+                times = event.times(),
+                event = event.kind().as_str(),
+                source = principal.map(|principal| principal.source()),
+                tenant = principal.and_then(|principal| principal.tenant()),
+                subject = principal.map(|principal| principal.subject()),
+                credential_id = event.credential_id(),
+                client = event.client().map(tracing::field::display),
+                method = event.method().map(|method| method.as_str()),
+                route = event.route(),
+                refusal = rejection.map(|rejection| rejection.reason().code()),
+                cause = rejection.map(|rejection| rejection.cause().as_str()),
+                request_id = rejection.and_then(Rejection::request_id),
+                "audit",
             );
         }
         Ok(())

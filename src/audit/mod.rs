@@ -1,0 +1,236 @@
+//! [`Audit`]: what happened to credentials, and what was done with them.
+//!
+//! Two things are kept. [Events](Event) are what somebody should be able to read later: a key was
+//! issued, rotated, ended, used in its grace or after its end; a token was refused, a scope was
+//! missing, a quota used up. They go to sinks. And of each credential the last that was done
+//! with it, its [`Activity`], so that when one has leaked it takes one call to know what for.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use std::net::SocketAddr;
+//! use http::{Request, Response};
+//! use tollgate::audit::Audit;
+//! use tollgate::keys::{NewKey, Peppers};
+//! use tollgate::usage::Usage;
+//! use tollgate::{ApiKeys, AuthLayer, UsageLayer};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let audit = Audit::new();
+//! let keys = ApiKeys::in_memory(Peppers::random()).audit(audit.clone());
+//! let usage = Usage::builder().audit(audit).build();
+//! let service = ServiceBuilder::new()
+//!     .layer(UsageLayer::new(usage).route(|_| Some("/orders/{id}".into())))
+//!     .layer(AuthLayer::new(keys.clone()))
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, std::convert::Infallible>(Response::new(String::from("tea")))
+//!     }));
+//!
+//! let issued = keys.issue(NewKey::for_owner("acct_1")).await?;
+//! let from: SocketAddr = "192.0.2.1:4711".parse()?;
+//! let request = Request::get("/orders/7").extension(from);
+//! let request = request.header("x-api-key", issued.key.expose()).body(())?;
+//! drop(service.oneshot(request).await?);
+//!
+//! // The key has leaked. What was it used for?
+//! let report = keys.report_compromised(issued.record.id).await?;
+//! let activity = report.activity.expect("it was used");
+//! let [act] = activity.acts() else { panic!("for one thing") };
+//! assert_eq!((act.method().as_str(), act.route()), ("GET", Some("/orders/{id}")));
+//! assert_eq!((act.client(), act.requests()), (Some(from.ip()), 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Customised: events go to a file, and the process waits for it at its end.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+//! use std::time::Duration;
+//! use tollgate::audit::Audit;
+//! use tollgate::usage::JsonLinesSink;
+//!
+//! # let path = std::env::temp_dir().join("tollgate-audit-of-a-doctest.jsonl");
+//! let audit = Audit::builder()
+//!     .credentials(50_000)
+//!     .acts(16)
+//!     .sink(JsonLinesSink::append(path)?)
+//!     .build();
+//! // … serve, and when that has ended:
+//! let sinks = audit.shutdown(Duration::from_secs(5)).await;
+//! assert_eq!(sinks[0].lost, 0);
+//! # Ok::<(), std::io::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Who tells it
+//! [`ApiKeys::audit`](crate::ApiKeys::audit) tells of what is done to keys, and
+//! [`UsageBuilder::audit`](crate::usage::UsageBuilder::audit) of what is done with credentials,
+//! and of refusals: the very [`Rejection`](crate::Rejection) that the response was made from.
+//! It takes both to have all. A request that shows nothing is no event.
+//!
+//! # Privacy
+//! There are no secrets in it, and no path, query or field of a request. There are names of
+//! callers and addresses of clients, which are personal data in many places.
+//!
+//! # Cost
+//! A look-up and a lock of the credential's own for each request with one. An act needs about
+//! 100 bytes, so that 10,000 credentials, each of them used in 32 ways, need 32 MB.
+
+mod activity;
+mod event;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::identity::Identity;
+use crate::keys::{KeyEvent, KeyEventKind};
+use crate::usage::record::Record;
+use crate::usage::sink::{Buffer, Sink, SinkStatus, Sinks, SinksBuilder};
+
+use activity::Activities;
+pub use activity::{Act, Activity};
+pub use event::{Event, EventKind};
+
+/// Writes down what happens to credentials, and what is done with them: see the
+/// [module](crate::audit). Clones are one.
+#[derive(Clone)]
+pub struct Audit {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    activities: Activities,
+    sinks: Sinks<Event>,
+}
+
+impl Audit {
+    /// Keeps activities in memory, with the settings that [`Audit::builder`] starts from.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Room for 32 kinds of requests of each of 10,000 credentials, and no sinks.
+    pub fn builder() -> AuditBuilder {
+        AuditBuilder {
+            credentials: 10_000,
+            acts: 32,
+            sinks: SinksBuilder::default(),
+        }
+    }
+
+    /// What was done with a credential: its public id, and who vouches for it, as in
+    /// [`Principal::source`](crate::identity::Principal::source). None if it was not seen, or
+    /// not for long.
+    #[must_use]
+    pub fn activity(&self, source: &str, credential_id: &str) -> Option<Activity> {
+        self.shared.activities.of(source, credential_id)
+    }
+
+    /// How the sinks stand, in the order in which they were named.
+    #[must_use]
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        self.shared.sinks.status()
+    }
+
+    /// Delivers what waits, and then nothing more: when the server has stopped. As
+    /// [`Usage::shutdown`](crate::usage::Usage::shutdown).
+    pub async fn shutdown(&self, deadline: Duration) -> Vec<SinkStatus> {
+        self.shared.sinks.shut_down(deadline).await;
+        self.sinks()
+    }
+
+    /// Something was done to a key.
+    pub(crate) fn note_key(&self, event: &KeyEvent, identity: Identity) {
+        self.shared.sinks.push(&Event::of_key(event, identity));
+    }
+
+    /// A request has ended.
+    pub(crate) fn note(&self, record: &Record) {
+        let shared = &*self.shared;
+        let is_news = shared.activities.note(record);
+        if let Some(event) = Event::of_refusal(record) {
+            shared.sinks.push(&event);
+        }
+        let until = record.identity().and_then(Identity::expires_at);
+        if let Some(until) = until.filter(|_| is_news) {
+            let kind = EventKind::Key(KeyEventKind::UsedInGrace { until });
+            shared.sinks.push(&Event::of_request(record, kind));
+        }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audit")
+            .field("sinks", &self.sinks())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of an [`Audit`].
+#[derive(Clone)]
+#[must_use]
+pub struct AuditBuilder {
+    credentials: usize,
+    acts: usize,
+    sinks: SinksBuilder<Event>,
+}
+
+impl AuditBuilder {
+    /// Sets of how many credentials the activity is kept. Those that were not used for longest
+    /// make room. At least one.
+    pub fn credentials(mut self, count: usize) -> Self {
+        self.credentials = count;
+        self
+    }
+
+    /// Sets how many kinds of requests are kept of each. The one that was made longest ago makes
+    /// room. At least one.
+    pub fn acts(mut self, count: usize) -> Self {
+        self.acts = count;
+        self
+    }
+
+    /// Adds one that is told of each event, in batches.
+    pub fn sink(self, sink: impl Sink<Event>) -> Self {
+        self.sink_with(Buffer::new(), sink)
+    }
+
+    /// As [`AuditBuilder::sink`], and says how events wait for it.
+    pub fn sink_with(mut self, buffer: Buffer, sink: impl Sink<Event>) -> Self {
+        self.sinks.add(buffer, sink);
+        self
+    }
+
+    /// Starts to write down.
+    #[must_use]
+    pub fn build(self) -> Audit {
+        let shared = Shared {
+            activities: Activities::new(self.credentials, self.acts),
+            sinks: self.sinks.build(),
+        };
+        Audit {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl fmt::Debug for AuditBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditBuilder")
+            .field("credentials", &self.credentials)
+            .field("acts", &self.acts)
+            .field("sinks", &self.sinks.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,448 @@
+//! The audit trail: what happened to credentials, and what was done with them. Rows J, K1.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use serde_json::Value;
+use tokio::sync::mpsc::Receiver;
+use tollgate::audit::{Audit, Event, EventKind};
+use tollgate::auth::HttpsOnlyLayer;
+use tollgate::clock::ManualClock;
+use tollgate::keys::{EndCause, KeyEventKind, MemoryKeys, NewKey, Rotation};
+use tollgate::network::ClientNetwork;
+use tollgate::rejection::{Cause, Reason};
+use tollgate::testing::TestIssuer;
+use tollgate::usage::{ChannelSink, JsonLinesSink, Usage};
+use tollgate::{
+    ApiKeys, AuthLayer, Identity, Jwt, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope,
+};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use crate::support::{NOW, clock, peppers};
+
+/// A trail, and the events that it is told.
+fn trail() -> (Audit, Receiver<Vec<Event>>) {
+    let (sink, events) = ChannelSink::new(1_000);
+    (Audit::builder().sink(sink).build(), events)
+}
+
+/// All events, once nobody has more to tell.
+async fn told(audit: &Audit, mut events: Receiver<Vec<Event>>) -> Vec<Event> {
+    let status = audit.shutdown(Duration::from_secs(5)).await[0];
+    assert_eq!((status.lost, status.waiting), (0, 0));
+    let mut all = Vec::new();
+    while let Ok(batch) = events.try_recv() {
+        all.extend(batch);
+    }
+    assert_eq!(status.delivered, all.len() as u64);
+    all
+}
+
+fn keys(audit: &Audit, clock: &ManualClock) -> ApiKeys<MemoryKeys> {
+    ApiKeys::in_memory(peppers())
+        .prefix("acme")
+        .clock(clock.clone())
+        .audit(audit.clone())
+}
+
+fn usage(audit: &Audit, clock: &ManualClock) -> UsageLayer {
+    let usage = Usage::builder().audit(audit.clone()).clock(clock.clone());
+    UsageLayer::new(usage.build()).route(|request| Some(request.uri.path().into()))
+}
+
+fn from(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Asks from an address, and reads the answer to its end.
+async fn ask<S, B>(service: &S, field: (&str, &str), path: &str, client: &str) -> StatusCode
+where
+    S: Service<Request<()>, Response = http::Response<B>> + Clone,
+    S::Error: std::fmt::Debug,
+{
+    let request = Request::get(path)
+        .header(field.0, field.1)
+        .extension(SocketAddr::new(from(client), 4711));
+    let response = service.clone().oneshot(request.body(()).unwrap()).await;
+    response.unwrap().status()
+}
+
+async fn hello(_: Request<()>) -> Result<http::Response<Full<Bytes>>, std::convert::Infallible> {
+    Ok(http::Response::new(Full::from("hello")))
+}
+
+#[tokio::test]
+async fn the_life_of_a_key_is_written_down() {
+    let (audit, events) = trail();
+    let clock = clock();
+    let keys = keys(&audit, &clock);
+    let new = || NewKey::for_owner("ann").tenant("acme");
+    let first = keys.issue(new()).await.unwrap().record.id;
+    keys.disable(first).await.unwrap();
+    keys.enable(first).await.unwrap();
+    keys.set_scopes(first, ["orders:read"]).await.unwrap();
+    let rotation = Rotation::with_grace(Duration::from_secs(60));
+    let second = keys.rotate(first, rotation).await.unwrap().record.id;
+    keys.revoke(second).await.unwrap();
+    keys.revoke(second).await.unwrap(); // changes nothing, and says nothing
+    keys.report_compromised(second).await.unwrap();
+
+    let all = told(&audit, events).await;
+    let seen: Vec<_> = all
+        .iter()
+        .map(|event| (event.credential_id().unwrap(), event.kind()))
+        .collect();
+    let (one, two) = (first.as_str(), second.as_str());
+    assert_eq!(
+        seen,
+        [
+            (one, EventKind::Key(KeyEventKind::Issued)),
+            (one, EventKind::Key(KeyEventKind::Disabled)),
+            (one, EventKind::Key(KeyEventKind::Enabled)),
+            (one, EventKind::Key(KeyEventKind::ScopesChanged)),
+            (one, EventKind::Key(KeyEventKind::RotatedTo(second))),
+            (two, EventKind::Key(KeyEventKind::Ended(EndCause::Revoked))),
+            (
+                two,
+                EventKind::Key(KeyEventKind::Ended(EndCause::Compromised))
+            ),
+        ]
+    );
+    for event in &all {
+        let principal = event.principal().unwrap();
+        assert_eq!(
+            (principal.subject(), principal.tenant()),
+            ("ann", Some("acme"))
+        );
+        assert_eq!((event.at(), event.client(), event.times()), (NOW, None, 1));
+    }
+    let json = serde_json::to_value(&all[4]).unwrap();
+    assert_eq!(json["event"], "key_rotated");
+    assert_eq!(json["successor"], two);
+}
+
+#[tokio::test]
+async fn each_refusal_is_written_down_with_who_from_where_and_why() {
+    let (audit, events) = trail();
+    let clock = clock();
+    let keys = keys(&audit, &clock);
+    let key = keys.issue(NewKey::for_owner("ann")).await.unwrap();
+    let authority = TestIssuer::new("https://id.example/").clock(clock.clone());
+    let jwt = Jwt::issuer(authority.url())
+        .audience("api")
+        .keys(authority.keys())
+        .build()
+        .unwrap();
+    let limit = RateLimitLayer::new(Quota::per_hour(1)).clock(clock.clone());
+    let service = ServiceBuilder::new()
+        .layer(usage(&audit, &clock))
+        .layer(AuthLayer::new(keys.clone().or(jwt)).clock(clock.clone()))
+        .layer(limit)
+        .service(service_fn(hello));
+    let asked = async |field, value: &str| ask(&service, (field, value), "/r", "192.0.2.7").await;
+    assert_eq!(asked("x-api-key", key.key.expose()).await, 200);
+    assert_eq!(asked("x-api-key", key.key.expose()).await, 429);
+    let expired = authority
+        .token("bob")
+        .audience("api")
+        .expired(Duration::from_secs(600))
+        .sign();
+    assert_eq!(
+        asked("authorization", &format!("Bearer {expired}")).await,
+        401
+    );
+    let unsigned = authority.token("bob").audience("api").unsigned();
+    assert_eq!(
+        asked("authorization", &format!("Bearer {unsigned}")).await,
+        401
+    );
+    let unknown = ApiKeys::in_memory(peppers()).prefix("acme");
+    let unknown = unknown.issue(NewKey::for_owner("eve")).await.unwrap();
+    assert_eq!(asked("x-api-key", unknown.key.expose()).await, 401);
+    assert_eq!(asked("x-api-key", "").await, 400);
+    assert_eq!(asked("x-other", "").await, 401); // shows nothing, which is no event
+    keys.revoke(key.record.id).await.unwrap();
+    assert_eq!(asked("x-api-key", key.key.expose()).await, 401);
+
+    let needy = ServiceBuilder::new()
+        .layer(usage(&audit, &clock))
+        .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))
+        .layer(RequireLayer::new(scope("orders:read")))
+        .service(service_fn(hello));
+    let poor = keys.issue(NewKey::for_owner("poor")).await.unwrap();
+    assert_eq!(
+        ask(&needy, ("x-api-key", poor.key.expose()), "/n", "192.0.2.8").await,
+        403
+    );
+
+    let layer = HttpsOnlyLayer::new().client_network(ClientNetwork::peer());
+    let tls = ServiceBuilder::new()
+        .layer(usage(&audit, &clock))
+        .layer(layer.burn(keys.clone(), 10))
+        .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))
+        .service(service_fn(hello));
+    assert_eq!(
+        ask(&tls, ("x-api-key", poor.key.expose()), "/t", "192.0.2.9").await,
+        403
+    );
+    while keys
+        .get(poor.record.id)
+        .await
+        .unwrap()
+        .unwrap()
+        .ended
+        .is_none()
+    {
+        tokio::task::yield_now().await;
+    }
+
+    let all = told(&audit, events).await;
+    let seen: Vec<_> = all
+        .iter()
+        .filter(|event| event.kind() != EventKind::Key(KeyEventKind::Issued))
+        .map(|event| {
+            let subject = event.principal().map(|principal| principal.subject());
+            let why = event.rejection().map(|why| (why.reason(), why.cause()));
+            (event.kind().as_str(), subject, event.client(), why)
+        })
+        .collect();
+    let here = Some(from("192.0.2.7"));
+    let why = |reason, cause| Some((reason, cause));
+    assert_eq!(
+        seen,
+        [
+            (
+                "limit_hit",
+                Some("ann"),
+                here,
+                why(Reason::RateLimited, Cause::QuotaExceeded)
+            ),
+            (
+                "token_refused",
+                Some("bob"),
+                here,
+                why(Reason::TokenExpired, Cause::TokenExpired)
+            ),
+            (
+                "token_refused",
+                None,
+                here,
+                why(Reason::TokenInvalid, Cause::TokenHeader)
+            ),
+            (
+                "key_refused",
+                None,
+                here,
+                why(Reason::CredentialInvalid, Cause::KeyUnknown)
+            ),
+            (
+                "not_understood",
+                None,
+                here,
+                why(Reason::RequestMalformed, Cause::EmptyCarrier)
+            ),
+            ("key_revoked", Some("ann"), None, None),
+            (
+                "key_used_after_end",
+                Some("ann"),
+                here,
+                why(Reason::CredentialRevoked, Cause::KeyRevoked)
+            ),
+            (
+                "scope_denied",
+                Some("poor"),
+                Some(from("192.0.2.8")),
+                why(Reason::InsufficientScope, Cause::ScopeMissing)
+            ),
+            (
+                "cleartext_exposure",
+                None,
+                Some(from("192.0.2.9")),
+                why(Reason::InsecureTransport, Cause::PlainTransport)
+            ),
+            ("key_exposed", Some("poor"), None, None),
+        ]
+    );
+    let denied = all
+        .iter()
+        .find(|event| event.kind() == EventKind::ScopeDenied)
+        .unwrap();
+    let required = denied.rejection().unwrap().required_scopes().unwrap();
+    assert_eq!(
+        required.as_str(),
+        "orders:read",
+        "what the response was made from"
+    );
+    assert_eq!(
+        (denied.route(), denied.credential_id()),
+        (Some("/n"), Some(poor.record.id.as_str()))
+    );
+    for event in &all {
+        let texts = [format!("{event:?}"), serde_json::to_string(event).unwrap()];
+        for (key, text) in [&key, &poor, &unknown]
+            .iter()
+            .flat_map(|key| texts.iter().map(move |text| (key, text)))
+        {
+            assert!(!text.contains(&key.key.expose()[25..33]), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_in_its_grace_is_told_of_once_a_minute() {
+    let (audit, events) = trail();
+    let clock = clock();
+    let keys = keys(&audit, &clock);
+    let old = keys.issue(NewKey::for_owner("ann")).await.unwrap();
+    let service = ServiceBuilder::new()
+        .layer(usage(&audit, &clock))
+        .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))
+        .service(service_fn(hello));
+    let shown = ("x-api-key", old.key.expose());
+    assert_eq!(ask(&service, shown, "/", "192.0.2.1").await, 200);
+    let grace = Rotation::with_grace(Duration::from_secs(3_600));
+    keys.rotate(old.record.id, grace).await.unwrap();
+    for _ in 0..2 {
+        for _ in 0..3 {
+            assert_eq!(ask(&service, shown, "/", "192.0.2.2").await, 200);
+        }
+        clock.advance(Duration::from_secs(60));
+    }
+    let all = told(&audit, events).await;
+    let until = NOW.saturating_add(Duration::from_secs(3_600));
+    let kind = EventKind::Key(KeyEventKind::UsedInGrace { until });
+    let graces: Vec<_> = all.iter().filter(|event| event.kind() == kind).collect();
+    assert_eq!(graces.len(), 2, "{all:#?}");
+    assert_eq!(graces[0].client(), Some(from("192.0.2.2")));
+}
+
+#[tokio::test]
+async fn a_leaked_key_says_what_it_did() {
+    let (audit, _events) = trail();
+    let clock = clock();
+    let keys = keys(&audit, &clock);
+    let leaked = keys.issue(NewKey::for_owner("ann")).await.unwrap();
+    assert!(keys.activity(leaked.record.id).is_none());
+    let service = ServiceBuilder::new()
+        .layer(usage(&audit, &clock))
+        .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))
+        .service(service_fn(hello));
+    let shown = ("x-api-key", leaked.key.expose());
+    assert_eq!(ask(&service, shown, "/secrets", "198.51.100.1").await, 200);
+    clock.advance(Duration::from_secs(1));
+    // Its owner goes on, and does not bury what the thief did.
+    for _ in 0..1_000 {
+        assert_eq!(ask(&service, shown, "/orders", "192.0.2.1").await, 200);
+    }
+    let report = keys.report_compromised(leaked.record.id).await.unwrap();
+    assert_eq!(ask(&service, shown, "/orders", "198.51.100.1").await, 401);
+
+    let activity = report.activity.unwrap();
+    assert_eq!(
+        (activity.requests(), activity.since(), activity.forgotten()),
+        (1_001, NOW, 0)
+    );
+    let [owner, thief] = activity.acts() else {
+        panic!("{activity:?}");
+    };
+    assert_eq!((owner.route(), owner.requests()), (Some("/orders"), 1_000));
+    assert_eq!(owner.first(), NOW.saturating_add(Duration::from_secs(1)));
+    assert_eq!(
+        (thief.client(), thief.route()),
+        (Some(from("198.51.100.1")), Some("/secrets"))
+    );
+    assert_eq!(
+        (thief.status(), thief.refusal()),
+        (Some(StatusCode::OK), None)
+    );
+    // What it tries afterwards is there, too.
+    let after = keys.activity(leaked.record.id).unwrap();
+    assert_eq!(after.acts()[0].refusal(), Some(Reason::CredentialRevoked));
+    let json = serde_json::to_value(&after).unwrap();
+    assert_eq!(json["requests"], 1_002);
+    assert_eq!(json["acts"][0]["client"], "198.51.100.1");
+    assert_eq!(json["acts"][0]["refusal"], "credential_revoked");
+}
+
+#[tokio::test]
+async fn what_strangers_can_make_grow_is_bounded() {
+    let audit = Audit::builder().credentials(20).acts(4).build();
+    let clock = clock();
+    let keys = keys(&audit, &clock);
+    let service = ServiceBuilder::new()
+        .layer(usage(&audit, &clock))
+        .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))
+        .service(service_fn(hello));
+    let mut ids = Vec::new();
+    for owner in 0..200 {
+        let key = keys
+            .issue(NewKey::for_owner(owner.to_string()))
+            .await
+            .unwrap();
+        let shown = ("x-api-key", key.key.expose());
+        for path in 0..10 {
+            let path = format!("/{path}");
+            assert_eq!(ask(&service, shown, &path, "192.0.2.1").await, 200);
+        }
+        ids.push(key.record.id);
+    }
+    let known: Vec<_> = ids.iter().filter_map(|id| keys.activity(*id)).collect();
+    assert!(!known.is_empty() && known.len() <= 20, "{}", known.len());
+    for activity in known {
+        let routes: Vec<_> = activity
+            .acts()
+            .iter()
+            .filter_map(|act| act.route())
+            .collect();
+        assert_eq!(routes, ["/9", "/8", "/7", "/6"], "the latest are kept");
+        assert_eq!((activity.forgotten(), activity.requests()), (6, 10));
+    }
+}
+
+#[tokio::test]
+async fn events_go_to_a_file_as_lines_of_json() {
+    let path = std::env::temp_dir().join(format!("tollgate-audit-{}.jsonl", std::process::id()));
+    let audit = Audit::builder()
+        .sink(JsonLinesSink::append(&path).unwrap())
+        .build();
+    let clock = clock();
+    let keys = keys(&audit, &clock);
+    let id = keys
+        .issue(NewKey::for_owner("ann"))
+        .await
+        .unwrap()
+        .record
+        .id;
+    keys.end(id, EndCause::OwnerRemoved).await.unwrap();
+    audit.shutdown(Duration::from_secs(5)).await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let events: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<_> = events
+        .iter()
+        .map(|event| event["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["key_issued", "key_owner_removed"]);
+    assert_eq!(events[1]["subject"], "ann");
+    assert_eq!(events[1]["at"], 1_800_000_000.0);
+}
+
+#[tokio::test]
+async fn callers_are_known_by_who_they_are_and_not_by_their_ids_alone() {
+    let audit = Audit::new();
+    let usage = Usage::builder().audit(audit.clone()).build();
+    let service = UsageLayer::new(usage).layer(service_fn(hello));
+    for source in ["one", "two", "two"] {
+        let identity = Identity::builder(source, "ann").credential_id("7").build();
+        let request = Request::get("/").extension(identity).body(()).unwrap();
+        service.clone().oneshot(request).await.unwrap();
+    }
+    let requests = |source| audit.activity(source, "7").unwrap().requests();
+    assert_eq!((requests("one"), requests("two")), (1, 2));
+}
