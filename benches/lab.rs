@@ -12,6 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use axum_prometheus::metrics_exporter_prometheus::PrometheusBuilder;
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 use tollgate::clock::{Clock, SystemClock, Timestamp};
@@ -22,7 +23,10 @@ use tollgate::keys::{
 use tollgate::limit::{Fields, KeyBy, LimitKey, Limiter, MemoryLimiter, Quota, Quotas, RateLimitLayer};
 use tollgate::pending::Pending;
 use tollgate::testing::TestIssuer;
-use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, scope};
+use tollgate::audit::Audit;
+use tollgate::usage::Usage;
+use tollgate::usage::metrics::{Metrics, TIME_BUCKETS};
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, UsageLayer, scope};
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::bench::Suite;
@@ -37,6 +41,7 @@ pub fn add(section: char, suite: &mut Suite, all: &[Fixture]) {
         'A' => tokens_alone(suite, all),
         'B' => api_key_alone(suite),
         'C' => limits(suite),
+        'D' => usage(suite),
         'E' => {
             stacks(suite);
             token_stacks(suite, all);
@@ -57,7 +62,7 @@ pub enum Sends {
 pub fn servers(all: &[Fixture]) -> Vec<(String, Sends, Router)> {
     let keys = Keys::issue();
     let router = keys.protect(e_stack::bare());
-    let tokens = protect_by_tokens(all);
+    let tokens = protect_by_tokens(fixtures::of(all, "ES256"));
     vec![
         ("tollgate API key: whole stack".into(), Sends::Key(keys.good), router),
         ("tollgate ES256: whole stack, token seen before".into(), Sends::Es256, tokens),
@@ -69,6 +74,7 @@ struct Keys {
     keys: ApiKeys,
     peppers: Peppers,
     good: String,
+    other: String,
     unknown: String,
     mistyped: String,
 }
@@ -82,18 +88,20 @@ impl Keys {
         let new = |i: usize| {
             NewKey::for_owner(format!("acct_{i:010}")).scopes(["read:items", "write:items"])
         };
-        let mut good = String::new();
+        let (mut good, mut other) = (String::new(), String::new());
         for i in 0..HELD {
             let issued = drive::block_on(keys.issue(new(i))).unwrap();
-            if i == 4242 {
-                good = issued.key.expose().into();
+            match i {
+                4242 => good = issued.key.expose().into(),
+                4243 => other = issued.key.expose().into(),
+                _ => {}
             }
         }
         let others = ApiKeys::in_memory(Peppers::random()).prefix("acme");
         let unknown = drive::block_on(others.issue(new(0))).unwrap().key.expose().into();
         let last = if good.ends_with('0') { "1" } else { "0" };
         let mistyped = format!("{}{last}", &good[..good.len() - 1]);
-        Self { keys, peppers, good, unknown, mistyped }
+        Self { keys, peppers, good, other, unknown, mistyped }
     }
 
     /// The same records in another memory, with a cache in front of it.
@@ -115,6 +123,7 @@ impl Keys {
     fn protect(&self, router: Router) -> Router {
         router.layer(
             ServiceBuilder::new()
+                .layer(UsageLayer::new(Usage::new()))
                 .layer(AuthLayer::new(self.keys.clone()))
                 .layer(RequireLayer::new(scope("read:items")))
                 .layer(RateLimitLayer::new(generous())),
@@ -152,6 +161,7 @@ fn stacks(suite: &mut Suite) {
     }
     let on_the_bare_service = |quota| {
         ServiceBuilder::new()
+            .layer(UsageLayer::new(Usage::new()))
             .layer(AuthLayer::new(keys.keys.clone()))
             .layer(RequireLayer::new(scope("read:items")))
             .layer(RateLimitLayer::new(quota))
@@ -169,13 +179,23 @@ fn stacks(suite: &mut Suite) {
     }
     let router = e_stack::bare().layer(
         ServiceBuilder::new()
+            .layer(UsageLayer::new(Usage::new()))
             .layer(AuthLayer::new(keys.keys.clone()))
             .layer(RequireLayer::new(scope("read:items")))
             .layer(RateLimitLayer::new(tight())),
     );
     drive::status_of(&router, &good);
     let name = "tollgate API key: whole stack, over the limit, 429, on the Router";
-    suite.case(name, bare, drive::tower(router, good, 429));
+    suite.case(name, bare, drive::tower(router, good.clone(), 429));
+
+    let bare = Some("2 threads: bare Router");
+    let router = keys.protect(e_stack::bare());
+    for (who, other) in [("the same key", &keys.good), ("a key each", &keys.other)] {
+        let (a, b) = (good.clone(), Template::key(other));
+        let name = format!("2 threads: tollgate API key: whole stack, {who}");
+        let one = drive::tower_polled(router.clone(), a);
+        suite.duo(&name, bare, one, drive::tower_polled(router.clone(), b));
+    }
 }
 
 /// What accepts the tokens of the referee.
@@ -285,10 +305,11 @@ fn parsed(authority: &TestIssuer, alg: &str) -> Option<ParsedPublicKey> {
     })
 }
 
-fn protect_by_tokens(all: &[Fixture]) -> Router {
+fn protect_by_tokens(fixture: &Fixture) -> Router {
     e_stack::bare().layer(
         ServiceBuilder::new()
-            .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
+            .layer(UsageLayer::new(Usage::new()))
+            .layer(AuthLayer::new(jwt(fixture)))
             .layer(RequireLayer::new(scope("read:items")))
             .layer(RateLimitLayer::new(generous())),
     )
@@ -306,12 +327,23 @@ fn token_stacks(suite: &mut Suite, all: &[Fixture]) {
         drive::tower(known, Template::bearer(&fixtures::of(all, "ES256").token), 200),
     );
     let token = Template::bearer(&fixtures::of(all, "ES256").token);
-    suite.case(
-        "tollgate ES256: whole stack, token seen before, on the Router",
-        Some("bare Router (ES256 request)"),
-        drive::tower(protect_by_tokens(all), token.clone(), 200),
+    for fixture in all {
+        let alg = fixture.alg;
+        suite.case(
+            &format!("tollgate {alg}: whole stack, token seen before, on the Router"),
+            Some(&format!("bare Router ({alg} request)")),
+            drive::tower(protect_by_tokens(fixture), Template::bearer(&fixture.token), 200),
+        );
+    }
+    let router = protect_by_tokens(fixtures::of(all, "ES256"));
+    suite.duo(
+        "2 threads: tollgate ES256: whole stack, token seen before, the same token",
+        Some("2 threads: bare Router (ES256 request)"),
+        drive::tower_polled(router.clone(), token.clone()),
+        drive::tower_polled(router, token.clone()),
     );
     let inner = ServiceBuilder::new()
+        .layer(UsageLayer::new(Usage::new()))
         .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
         .layer(RequireLayer::new(scope("read:items")))
         .layer(RateLimitLayer::new(generous()))
@@ -397,6 +429,34 @@ fn limits(suite: &mut Suite) {
         });
         suite.warm(20_000);
     }
+}
+
+/// The layer alone, over a caller who is known, as it is behind a door that has let them in.
+fn usage(suite: &mut Suite) {
+    let identity = Identity::for_test().subject("acct_0000004242").build();
+    let template = Template::new(&[]);
+    let request = move || {
+        let mut request = template.request();
+        request.extensions_mut().insert(identity.clone());
+        request
+    };
+    let bare = "bare service, identity in the request";
+    suite.case(bare, None, drive::tower_with(Inner::<Body>::new(), request.clone()));
+    let recorder = PrometheusBuilder::new();
+    let recorder = recorder.set_buckets(&TIME_BUCKETS).unwrap().build_recorder();
+    let metrics = Metrics::to_recorder(recorder);
+    for (name, usage) in [
+        ("totals", Usage::new()),
+        ("totals and metrics", Usage::builder().observer(metrics).build()),
+        ("totals and audit", Usage::builder().audit(Audit::new()).build()),
+    ] {
+        let service = UsageLayer::new(usage).layer(Inner::<Body>::new());
+        let case = drive::tower_with(service, request.clone());
+        suite.case(&format!("tollgate usage: {name}"), Some(bare), case);
+    }
+    let service = UsageLayer::new(Usage::new()).layer(Inner::<Body>::new());
+    let case = drive::tower(service, Template::key(&fixtures::key(0)), 200);
+    suite.case("tollgate usage: totals, anonymous", Some("bare service"), case);
 }
 
 fn a_million_keys() -> MemoryLimiter {
