@@ -100,37 +100,47 @@ impl Scheme {
 pub(crate) fn is_token68(text: &[u8]) -> bool {
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
     let run = &text[..text.len() - padding];
-    !run.is_empty() && all_of_class(run, TOKEN68)
+    !run.is_empty() && all(run, |byte| is_base62(byte) | is_mark(byte))
 }
 
-/// The digits of base62.
-pub(crate) const BASE62: u8 = 1;
-/// What stands in a `token68` before the padding.
-const TOKEN68: u8 = 2;
+/// Whether every byte is a digit of base62.
+pub(crate) fn all_base62(text: &[u8]) -> bool {
+    all(text, is_base62)
+}
 
-/// Whether every byte is of this class. It reads all of them whatever they are.
-pub(crate) fn all_of_class(text: &[u8], class: u8) -> bool {
-    const CLASSES: [u8; 256] = {
-        let mut classes = [0; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            classes[byte] = match byte as u8 {
-                b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => BASE62 | TOKEN68,
-                b'-' | b'.' | b'_' | b'~' | b'+' | b'/' => TOKEN68,
-                _ => 0,
-            };
-            byte += 1;
-        }
-        classes
-    };
-    text.iter()
-        .fold(class, |all, byte| all & CLASSES[usize::from(*byte)])
-        == class
+/// Reads all bytes whatever they are, without a branch or a table: sixteen at a time, where the
+/// compiler can.
+fn all(text: &[u8], is_one: impl Fn(u8) -> bool) -> bool {
+    text.iter().fold(true, |all, byte| all & is_one(*byte))
+}
+
+const fn is_base62(byte: u8) -> bool {
+    (byte.wrapping_sub(b'0') < 10) | ((byte | 0x20).wrapping_sub(b'a') < 26)
+}
+
+/// What else stands in a `token68` before the padding.
+const fn is_mark(byte: u8) -> bool {
+    (byte == b'-')
+        | (byte == b'.')
+        | (byte == b'_')
+        | (byte == b'~')
+        | (byte == b'+')
+        | (byte == b'/')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_byte_is_of_its_class() {
+        for byte in 0..=u8::MAX {
+            let is_digit = byte.is_ascii_alphanumeric();
+            assert_eq!(all_base62(&[byte; 40]), is_digit, "{byte}");
+            let is_part = is_digit || b"-._~+/".contains(&byte);
+            assert_eq!(is_token68(&[b"a".as_slice(), &[byte]].concat()), is_part || byte == b'=');
+        }
+    }
 
     #[test]
     fn token68_is_what_rfc_9110_says() {

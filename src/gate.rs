@@ -105,37 +105,47 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let pending = caught(|| self.check.check(&mut parts))
-            .unwrap_or_else(|rejection| Pending::Ready(Err(rejection)));
-        let state = match pending {
+        let decided = caught(|| match self.check.check(&mut parts) {
             Pending::Ready(answer) => {
-                let verdict =
-                    answer.and_then(|pass| caught(|| self.check.admit(&mut parts, pass)).flatten());
-                match verdict {
-                    Ok(stamp) => {
-                        let body = self.check.carry(&stamp, body);
-                        State::Calling {
-                            future: self.inner.call(Request::from_parts(parts, body)),
-                            stamp: Some(stamp),
-                        }
-                    }
-                    Err(rejection) => {
-                        drop(self.take_ready());
-                        State::refused(&self.check, rejection, &parts)
-                    }
-                }
+                Ok(answer.and_then(|pass| self.check.admit(&mut parts, pass)))
             }
-            pending @ Pending::Later(_) => State::Checking {
-                pending: Some(pending),
-                held: Some(Box::new(Held {
+            later @ Pending::Later(_) => Err(later),
+        });
+        let verdict = match decided {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(later)) => {
+                let held = Held {
                     inner: self.take_ready(),
                     check: self.check.clone(),
                     parts,
                     body,
-                })),
-            },
+                };
+                return ResponseFuture {
+                    state: State::Checking {
+                        pending: Some(later),
+                        held: Some(Box::new(held)),
+                    },
+                };
+            }
+            Err(panicked) => Err(panicked),
         };
-        ResponseFuture { state }
+        match verdict {
+            Ok(stamp) => {
+                let body = self.check.carry(&stamp, body);
+                ResponseFuture {
+                    state: State::Calling {
+                        future: self.inner.call(Request::from_parts(parts, body)),
+                        stamp: Some(stamp),
+                    },
+                }
+            }
+            Err(rejection) => {
+                drop(self.take_ready());
+                ResponseFuture {
+                    state: State::refused(&self.check, rejection, &parts),
+                }
+            }
+        }
     }
 }
 

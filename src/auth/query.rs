@@ -55,13 +55,17 @@ pub(super) fn has_credential(
     sources: &[Source],
     claims: impl Fn(&[u8]) -> bool,
 ) -> bool {
+    // Most are too short for any of what follows.
+    if query.len() < ACCESS_TOKEN.len() {
+        return false;
+    }
     query.split('&').any(|parameter| {
         let name = parameter.split('=').next().unwrap_or_default();
         if sources.iter().any(|source| source.is_query(name)) {
             return false;
         }
         // RFC 6750 §2.3 gives it this name, whatever it looks like.
-        if name == "access_token" {
+        if name == ACCESS_TOKEN {
             return true;
         }
         if parameter.len() < SHORTEST_CREDENTIAL {
@@ -102,5 +106,6 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     })
 }
 
+const ACCESS_TOKEN: &str = "access_token";
 /// What is shorter cannot be one: the two shortest words, and the rest of a key.
 const SHORTEST_CREDENTIAL: usize = 57;

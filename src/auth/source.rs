@@ -294,10 +294,11 @@ fn take_authorization(
     headers: &mut HeaderMap,
     rules: &TakeRules,
 ) -> Result<Option<Credential>, Rejection> {
-    let Some(value) = headers.get(AUTHORIZATION) else {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
-    if headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
+    if values.next().is_some() {
         return Err(ambiguous(Cause::CarrierRepeated));
     }
     let text = value.as_bytes();

@@ -12,7 +12,7 @@ use std::str;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::credential::{BASE62, all_of_class};
+use crate::credential::all_base62;
 use crate::rejection::Cause;
 
 /// The longest text that is looked at.
@@ -39,7 +39,7 @@ impl KeyId {
 
     fn new(text: &[u8]) -> Option<Self> {
         let id: [u8; ID] = text.try_into().ok()?;
-        all_of_class(&id, BASE62).then_some(Self(id))
+        all_base62(&id).then_some(Self(id))
     }
 }
 
@@ -185,7 +185,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<Parsed<'_>, Cause> {
     };
     let (secret, checksum) = secret.split_at(SECRET);
     let id = KeyId::new(id).ok_or(Cause::KeyFormat)?;
-    if !all_of_class(secret, BASE62) {
+    if !all_base62(secret) {
         return Err(Cause::KeyFormat);
     }
     let computed = crc32fast::hash(&text[..text.len() - CHECKSUM]);

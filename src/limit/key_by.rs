@@ -129,13 +129,16 @@ impl KeyBy {
         clients: &ClientNetwork,
         run: impl FnOnce(&LimitKey<'_>) -> T,
     ) -> Result<T, Rejection> {
+        if let ([By::Principal], Some(identity)) = (&self.parts[..], identity(parts)) {
+            return Ok(run(&LimitKey::principal(identity.principal())));
+        }
         let customs = self.parts.iter().filter_map(|by| match by {
             By::Custom(key) => Some(key(parts)),
             _ => None,
         });
         let customs: Vec<_> = customs.collect();
         let mut customs = customs.iter();
-        let identity = parts.extensions.get::<Identity>();
+        let identity = identity(parts);
         let network = || match clients.address(parts) {
             Some(client) => Part::Network(clients.network(client)),
             None => Part::Missing(Missing::Network),
@@ -194,6 +197,10 @@ impl fmt::Debug for KeyBy {
         });
         f.debug_list().entries(names).finish()
     }
+}
+
+fn identity(parts: &Parts) -> Option<&Identity> {
+    parts.extensions.get()
 }
 
 /// The template of a route, of which there are as many as an operator has written.
