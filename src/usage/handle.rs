@@ -23,8 +23,8 @@ use crate::usage::total::{Caller, Snapshot, Total};
 /// keeps another can ask it.
 ///
 /// The tasks of its sinks start at the first record, on the runtime of that request, and end
-/// with the last clone: then what waits is delivered, without a second try. Better is
-/// [`Usage::shutdown`].
+/// with the last clone: then what waits is delivered, without a second try; where there is no
+/// runtime, it is lost, and the log has how much. Better is [`Usage::shutdown`].
 #[derive(Clone)]
 pub struct Usage {
     pub(super) shared: Arc<Shared>,
@@ -127,6 +127,10 @@ impl Usage {
     /// Delivers what waits, and then nothing more: when the server has stopped. Says how the
     /// sinks stand then. What could not be delivered within `deadline` is lost, as is what ends
     /// later; totals go on.
+    ///
+    /// On a runtime without a timer, a thread keeps the deadline, and what a sink does not take
+    /// is lost without a second try. Outside of any runtime, what waits is lost, unless one that
+    /// goes on has the task of the sink.
     ///
     /// # Cancellation
     /// Dropped, it leaves the sinks as they are, in a hurry.

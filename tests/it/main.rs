@@ -44,4 +44,5 @@ mod transport;
 mod usage;
 #[cfg(feature = "tonic")]
 mod usage_of_calls;
+mod usage_queues;
 mod usage_sinks;
