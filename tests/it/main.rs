@@ -42,6 +42,7 @@ mod tls;
 mod tokens;
 mod transport;
 mod usage;
+mod usage_files;
 #[cfg(feature = "tonic")]
 mod usage_of_calls;
 mod usage_queues;
