@@ -255,8 +255,9 @@ pub struct UsageBuilder {
 }
 
 impl UsageBuilder {
-    /// Sets how many callers there is room for, each of which needs half a kilobyte. Who was
-    /// not seen for longest is added to all others. At least one.
+    /// Sets how many callers there is room for, each of which needs half a kilobyte, whoever
+    /// they are. One who was not seen for long makes room for the next, and is added to all
+    /// others; up to 1,000, it is the one who was not seen for longest. At least one.
     pub fn callers(mut self, room: usize) -> Self {
         self.room = room;
         self

@@ -47,3 +47,4 @@ mod usage_files;
 mod usage_of_calls;
 mod usage_queues;
 mod usage_sinks;
+mod usage_totals;
