@@ -19,7 +19,7 @@ use crate::grpc::{Dialect, GRPC_STATUS};
 use crate::identity::Identity;
 use crate::pending::Pending;
 use crate::rejection::{Reason, Rejection};
-use crate::respond::Voice;
+use crate::respond::{Voice, is_answered_by};
 use crate::usage::handle::{Shared, Usage};
 use crate::usage::record::{End, Record, RecordId, Route};
 
@@ -188,9 +188,8 @@ impl Call {
     fn answered<B>(&mut self, response: &Response<B>) {
         self.to_headers = Some(self.elapsed(self.shared.ticks()));
         self.status = Some(response.status());
-        let refusal = response.extensions().get::<Rejection>();
-        self.refusal = refusal.map(Rejection::reason);
         self.note_grpc_status(response.headers());
+        self.refusal = refusal(response, self.grpc_status);
     }
 
     fn note_grpc_status(&mut self, fields: &HeaderMap) {
@@ -338,6 +337,24 @@ impl Witness for Call {
         self.reached = None;
         self.end(End::BodyError);
     }
+}
+
+/// Why it was refused, if that is what the response says: a layer between may have answered
+/// otherwise, and left the rejection where it was.
+#[cfg_attr(
+    not(feature = "tonic"),
+    expect(unused_variables, reason = "only a status of tonic has to be compared")
+)]
+fn refusal<B>(response: &Response<B>, grpc_status: Option<u32>) -> Option<Reason> {
+    let rejection = response.extensions().get::<Rejection>();
+    let rejection = rejection.filter(|rejection| is_answered_by(response, rejection));
+    #[cfg(feature = "tonic")]
+    let rejection = rejection.or_else(|| {
+        let of_handler = crate::tonic::rejection(response.extensions())?;
+        let code = of_handler.reason().grpc_code() as u32;
+        (grpc_status == Some(code)).then_some(of_handler)
+    });
+    rejection.map(Rejection::reason)
 }
 
 /// RFC 9110 §6.4.1: whatever the fields say. What follows on an upgraded connection is no

@@ -54,7 +54,7 @@ impl Seen {
 
     /// The only one since the last time.
     #[track_caller]
-    fn next(&self) -> Record {
+    pub(crate) fn next(&self) -> Record {
         let record = self.one();
         self.0.lock().unwrap().clear();
         record
@@ -242,6 +242,25 @@ async fn who_is_refused_once_they_are_known_is_named() {
     let response = service.oneshot(get()).await.unwrap();
     drop(response);
     assert_eq!((seen.next().end()), End::Refused);
+}
+
+/// The rejection stays in the extensions, whatever the answer is then.
+#[tokio::test]
+async fn a_refusal_that_a_layer_has_answered_otherwise_is_none() {
+    let (usage, seen) = watched(Usage::builder());
+    let keys = keys_over(Scripted::new(Script::Now));
+    let service = ServiceBuilder::new()
+        .layer(UsageLayer::new(usage))
+        .map_response(|mut response: Response<_>| {
+            *response.status_mut() = StatusCode::OK;
+            response
+        })
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    assert!(send(&service, get()).await.rejection.is_some());
+    let record = seen.one();
+    assert_eq!((record.end(), record.refusal()), (End::Complete, None));
+    assert_eq!(record.status(), Some(StatusCode::OK));
 }
 
 #[tokio::test]

@@ -1,20 +1,23 @@
 //! Usage of gRPC services: a call is counted once, with the status of its trailers. Row I5.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::net::TcpListener;
-use tollgate::AuthLayer;
-use tollgate::UsageLayer;
 use tollgate::keys::NewKey;
-use tollgate::rejection::Reason;
+use tollgate::rejection::{Cause, Reason};
 use tollgate::usage::{End, Record, Usage};
+use tollgate::{AuthLayer, Rejection, UsageLayer};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
-use tower::ServiceBuilder;
+use tower::util::MapResponse;
+use tower::{Layer, ServiceBuilder, service_fn};
 
 use crate::greeter::{COUNT, Greeter, HELLO, call};
-use crate::support::{Script, Scripted, clock, issue, keys_over};
+use crate::support::{Script, Scripted, clock, issue, keys_over, send};
 use crate::usage::{Seen, watched};
 
 async fn server() -> (Channel, String, Seen) {
@@ -121,4 +124,47 @@ async fn a_path_is_no_route_until_a_service_has_said_so() {
     let all = records(&seen, 4).await;
     let routes = [all[2].route(), all[3].route()];
     assert_eq!(routes, [Some(HELLO); 2]);
+}
+
+fn request() -> http::Request<Full<Bytes>> {
+    http::Request::post(HELLO)
+        .header("content-type", "application/grpc")
+        .body(Full::from(&[0; 5][..]))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_refusal_that_a_handler_has_made_a_status_of_is_one() {
+    let (usage, seen) = watched(Usage::builder());
+    let layer = UsageLayer::new(usage);
+    let door = AuthLayer::new(keys_over(Scripted::new(Script::Now))).optional();
+
+    // By the door that has let them in, by nobody's leave, and by the handler's own.
+    send(&layer.layer(door.layer(Greeter)), request()).await;
+    let missing = Some(Reason::CredentialsMissing);
+    let record = seen.next();
+    assert_eq!((record.end(), record.refusal()), (End::Refused, missing));
+    send(&layer.layer(Greeter), request()).await;
+    let record = seen.next();
+    assert_eq!(record.refusal(), Some(Reason::Internal));
+    let refuse = service_fn(async |_: http::Request<Full<Bytes>>| {
+        let rejection = Rejection::new(Reason::RateLimited, Cause::Other);
+        let response = tonic::Status::from(rejection).into_http::<Full<Bytes>>();
+        Ok::<_, Infallible>(response)
+    });
+    send(&layer.layer(refuse), request()).await;
+    let record = seen.next();
+    assert_eq!(record.refusal(), Some(Reason::RateLimited));
+    assert_eq!(record.grpc_status(), Some(8));
+
+    // A layer between that makes something else of it has its way.
+    let otherwise = MapResponse::new(refuse, |mut response: http::Response<_>| {
+        let status = "5".parse().unwrap();
+        response.headers_mut().insert("grpc-status", status);
+        response
+    });
+    send(&layer.layer(otherwise), request()).await;
+    let record = seen.next();
+    assert_eq!((record.end(), record.refusal()), (End::Complete, None));
+    assert_eq!(record.grpc_status(), Some(5));
 }
