@@ -39,9 +39,9 @@ impl UsageLayer {
         Self { usage, route: None }
     }
 
-    /// Says what the template of a request's route is: by default the one that axum has
-    /// matched, where the layer is inside of the router (`Router::layer`), or the method of a
-    /// gRPC service, once that has answered. There must be a bounded number of them.
+    /// Says what the template of a request's route is: by default the method of a gRPC service,
+    /// once that has answered, or the one that axum has matched, where the layer is inside of
+    /// the router (`Router::layer`). There must be a bounded number of them.
     #[must_use]
     pub fn route(
         mut self,
@@ -146,16 +146,15 @@ impl Counted {
             let found = caught(|| find(parts)).ok().flatten();
             return (found.map(Route::Named), None);
         }
-        #[cfg(feature = "axum")]
-        if let Some(path) = parts.extensions.get::<axum::extract::MatchedPath>() {
-            return (Some(Route::Matched(path.clone())), None);
-        }
-        if dialect == Dialect::Http {
-            return (None, None);
+        let matched = Route::matched(parts);
+        // A router has one route for all methods of a gRPC service.
+        let is_one = |route: &Route| !route.as_str().contains("{*");
+        if dialect == Dialect::Http || matched.as_ref().is_some_and(is_one) {
+            return (matched, None);
         }
         match self.layer.usage.shared.routes.known(parts.uri.path()) {
             Some(known) => (Some(Route::Named(known)), None),
-            None => (None, Some(parts.uri.path().into())),
+            None => (matched, Some(parts.uri.path().into())),
         }
     }
 }
@@ -221,8 +220,10 @@ impl Call {
         // Others may be refused before it is known whether they are there.
         let has_answered = self.bytes_out > 0 || self.grpc_status == Some(OK);
         let is_there = self.refusal.is_none() && self.grpc_status.is_some() && has_answered;
-        if let Some(path) = self.path.take().filter(|_| is_there) {
-            self.route = self.shared.routes.learn(&path).map(Route::Named);
+        if let Some(path) = self.path.take().filter(|_| is_there)
+            && let Some(method) = self.shared.routes.learn(&path)
+        {
+            self.route = Some(Route::Named(method));
         }
         // What nobody was asked for was only announced.
         let declared = match (self.refusal, self.status) {

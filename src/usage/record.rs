@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Method, StatusCode};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -95,6 +96,19 @@ pub(super) enum Route {
 }
 
 impl Route {
+    /// That which a router has found.
+    #[cfg_attr(
+        not(feature = "axum"),
+        expect(unused_variables, reason = "there is no router")
+    )]
+    pub(super) fn matched(request: &Parts) -> Option<Self> {
+        #[cfg(feature = "axum")]
+        if let Some(path) = request.extensions.get::<axum::extract::MatchedPath>() {
+            return Some(Self::Matched(path.clone()));
+        }
+        None
+    }
+
     pub(super) fn as_str(&self) -> &str {
         match self {
             #[cfg(feature = "axum")]

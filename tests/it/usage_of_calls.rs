@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::routing::get;
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::net::TcpListener;
 use tollgate::keys::NewKey;
 use tollgate::rejection::{Cause, Reason};
 use tollgate::usage::{End, Record, Usage};
-use tollgate::{AuthLayer, Rejection, UsageLayer};
+use tollgate::{AuthLayer, Identity, Rejection, UsageLayer};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tower::util::MapResponse;
@@ -124,6 +125,33 @@ async fn a_path_is_no_route_until_a_service_has_said_so() {
     let all = records(&seen, 4).await;
     let routes = [all[2].route(), all[3].route()];
     assert_eq!(routes, [Some(HELLO); 2]);
+}
+
+/// A router has one route for a whole service, and one for all that is left.
+#[tokio::test]
+async fn behind_a_router_the_method_is_the_route_once_it_is_known() {
+    let (usage, seen) = watched(Usage::builder());
+    let router = axum::Router::new()
+        .route_service("/greet.Greeter/{*rest}", Greeter)
+        .route("/one", get(|| async { "no service" }))
+        .layer(UsageLayer::new(usage));
+    let identity = Identity::for_test().build();
+    let ask = async |path: &'static str, has_identity: bool| {
+        let mut request = request().map(axum::body::Body::new);
+        *request.uri_mut() = http::Uri::from_static(path);
+        if has_identity {
+            request.extensions_mut().insert(identity.clone());
+        }
+        send(&router, request).await;
+        seen.next().route().map(str::to_owned)
+    };
+    let whole = Some("/greet.Greeter/{*rest}".to_owned());
+    assert_eq!(ask("/greet.Greeter/Nope", true).await, whole);
+    assert_eq!(ask(HELLO, false).await, whole, "it is not known yet");
+    assert_eq!(ask(HELLO, true).await.as_deref(), Some(HELLO));
+    assert_eq!(ask(HELLO, false).await.as_deref(), Some(HELLO));
+    assert_eq!(ask("/greet.Greeter/Nope", true).await, whole);
+    assert_eq!(ask("/one", true).await.as_deref(), Some("/one"));
 }
 
 fn request() -> http::Request<Full<Bytes>> {
