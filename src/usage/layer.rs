@@ -22,6 +22,7 @@ use crate::rejection::{Reason, Rejection};
 use crate::respond::{Voice, is_answered_by};
 use crate::usage::handle::{Shared, Usage};
 use crate::usage::record::{End, Record, RecordId, Route};
+use crate::usage::web::WebFrames;
 
 /// The layer that counts each request once, at its end: see the [module](crate::usage).
 #[derive(Clone)]
@@ -114,6 +115,7 @@ impl Check for Counted {
             declared: declared(&parts.headers),
             status: None,
             grpc_status: None,
+            frames: None,
             refusal: None,
             to_headers: None,
             bytes_out: 0,
@@ -173,6 +175,8 @@ struct Call {
     declared: u64,
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
+    /// The frames of the body, where they have the trailers.
+    frames: Option<Box<WebFrames>>,
     refusal: Option<Reason>,
     to_headers: Option<Duration>,
     bytes_out: u64,
@@ -189,6 +193,8 @@ impl Call {
         self.status = Some(response.status());
         self.note_grpc_status(response.headers());
         self.refusal = refusal(response, self.grpc_status);
+        let fields = response.headers();
+        self.frames = WebFrames::of(fields).filter(|_| self.is_grpc);
     }
 
     fn note_grpc_status(&mut self, fields: &HeaderMap) {
@@ -218,7 +224,11 @@ impl Call {
             None => end,
         };
         // Others may be refused before it is known whether they are there.
-        let has_answered = self.bytes_out > 0 || self.grpc_status == Some(OK);
+        let has_message = match &self.frames {
+            Some(frames) => frames.has_message,
+            None => self.bytes_out > 0,
+        };
+        let has_answered = has_message || self.grpc_status == Some(OK);
         let is_there = self.refusal.is_none() && self.grpc_status.is_some() && has_answered;
         if let Some(path) = self.path.take().filter(|_| is_there)
             && let Some(method) = self.shared.routes.learn(&path)
@@ -303,11 +313,14 @@ impl<B: http_body::Body> Stamp<B> for UsageStamp {
 
 /// Sees the body of the response go by.
 impl Witness for Call {
-    fn data(&mut self, len: usize, is_last: bool) {
+    fn data(&mut self, data: &Bytes, is_last: bool) {
         if self.has_ended {
             return;
         }
-        self.bytes_out = self.bytes_out.saturating_add(len as u64);
+        self.bytes_out = self.bytes_out.saturating_add(data.len() as u64);
+        if let Some(status) = self.frames.as_mut().and_then(|frames| frames.read(data)) {
+            self.grpc_status = Some(status);
+        }
         let is_whole = self.length.is_some_and(|length| self.bytes_out >= length);
         if is_last {
             self.ended();

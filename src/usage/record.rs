@@ -162,8 +162,9 @@ impl Record {
         self.status
     }
 
-    /// The number of the gRPC status, out of the trailers or the header; none if it is no call,
-    /// or was not told. Calls of gRPC-Web tell theirs in the body, where nobody looks.
+    /// The number of the gRPC status, out of the trailers, the header or, with gRPC-Web, the last
+    /// frame of the body; none if it is no call, or was not told, or is in base64
+    /// (`application/grpc-web-text`).
     #[must_use]
     pub fn grpc_status(&self) -> Option<u32> {
         self.grpc_status

@@ -196,3 +196,32 @@ async fn a_refusal_that_a_handler_has_made_a_status_of_is_one() {
     assert_eq!((record.end(), record.refusal()), (End::Complete, None));
     assert_eq!(record.grpc_status(), Some(5));
 }
+
+/// In binary gRPC-Web the trailers are a frame of the body.
+#[tokio::test]
+async fn a_call_of_grpc_web_has_the_status_of_its_last_frame() {
+    let (usage, seen) = watched(Usage::builder());
+    let ask = async |path: &'static str, answer: &'static [u8]| {
+        let service = service_fn(async |_: http::Request<Full<Bytes>>| {
+            let response = http::Response::builder();
+            let response = response.header("content-type", "application/grpc-web+proto");
+            Ok::<_, Infallible>(response.body(Full::<Bytes>::from(answer)).unwrap())
+        });
+        let mut request = request();
+        *request.uri_mut() = http::Uri::from_static(path);
+        let web = "application/grpc-web+proto".parse().unwrap();
+        request.headers_mut().insert("content-type", web);
+        send(&UsageLayer::new(usage.clone()).layer(service), request).await;
+        seen.next()
+    };
+    let record = ask(HELLO, b"\0\0\0\0\x02hi\x80\0\0\0\x10grpc-status:10\r\n").await;
+    assert_eq!(
+        (record.end(), record.grpc_status()),
+        (End::Complete, Some(10))
+    );
+    assert_eq!((record.route(), record.bytes_out()), (Some(HELLO), 28));
+    // A frame of trailers is no answer that says that the method is there.
+    let unknown = b"\x80\0\0\0\x10grpc-status:12\r\n";
+    let record = ask("/greet.Greeter/Nope", unknown).await;
+    assert_eq!((record.grpc_status(), record.route()), (Some(12), None));
+}
