@@ -290,13 +290,16 @@ impl<B: http_body::Body> Stamp<B> for UsageStamp {
         let Some(mut call) = self.0 else { return };
         call.answered(response);
         let body = response.body();
-        if has_no_content(&call.method, response.status()) || http_body::Body::is_end_stream(body) {
+        let has_content = !has_no_content(&call.method, response.status());
+        if has_content {
+            let exact = || http_body::Body::size_hint(body).exact();
+            call.length = length(response.headers()).or_else(exact);
+        }
+        if !has_content || http_body::Body::is_end_stream(body) {
             call.reached = call.to_headers;
-            call.end(End::Complete);
+            call.ended();
             return;
         }
-        let exact = http_body::Body::size_hint(body).exact();
-        call.length = exact.or_else(|| length(response.headers()));
         if call.length == Some(0) {
             // Nobody may ask for it.
             call.reached = call.to_headers;

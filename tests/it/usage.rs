@@ -361,7 +361,16 @@ async fn a_body_of_known_length_is_complete_when_it_has_gone() {
         drop(body);
         seen.one();
     }
-    // Less than was said is no whole body.
+    // Less than was said is no whole body, and nothing is less than something.
+    let none = || {
+        let response = Response::builder().header("content-length", "5");
+        response.body(Full::<Bytes>::default()).unwrap()
+    };
+    let (_response, seen) = respond(get(), none).await;
+    assert_eq!(
+        (seen.one().end(), seen.one().bytes_out()),
+        (End::BodyError, 0)
+    );
     let short = || {
         Response::new(Parts {
             exact: Some(9),
