@@ -158,7 +158,7 @@ fn judge<S: KeyStore>(
     if let KeyState::Ended(cause) = state {
         look.tell(record.id, KeyEventKind::UsedAfterEnd(cause), now);
     }
-    Err(refusal_of(state))
+    Err(refusal_of(state).with_holder(shared.identity(&record)))
 }
 
 /// What a holder of the secret is told of a key that is not good.

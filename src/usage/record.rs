@@ -132,7 +132,8 @@ impl Record {
         self.at
     }
 
-    /// Who called, also if they were refused once they were known; none if they were not.
+    /// Who called, also if they were refused once they were known, or hold a credential that is
+    /// not good any more; none if nobody knows.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()

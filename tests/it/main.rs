@@ -46,5 +46,6 @@ mod usage_files;
 #[cfg(feature = "tonic")]
 mod usage_of_calls;
 mod usage_queues;
+mod usage_refusals;
 mod usage_sinks;
 mod usage_totals;
