@@ -84,7 +84,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         metrics.refresh();
         prometheus.render()
     });
-    // For when a key has leaked.
     let known = keys.clone();
     let activity = get(async move |Path(id): Path<String>| {
         let id = id.parse().map_err(|_| StatusCode::NOT_FOUND)?;

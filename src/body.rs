@@ -78,8 +78,8 @@ impl<B> Body<B> {
 /// Dropped without having seen its end, the body was given up; if that is while a panic
 /// unwinds, the body has panicked.
 pub(crate) trait Witness: Send + Sync + 'static {
-    /// So many bytes have gone by. Nothing may follow them: then nobody may ask for it.
-    fn data(&mut self, _len: usize, _is_last: bool) {}
+    /// These bytes have gone by. Nothing may follow them: then nobody may ask for it.
+    fn data(&mut self, _data: &Bytes, _is_last: bool) {}
 
     /// These have gone by, and nothing follows.
     fn trailers(&mut self, _trailers: &HeaderMap) {}
@@ -99,9 +99,9 @@ impl<T: Send + Sync + 'static> Witness for Held<T> {}
 struct Both(Box<dyn Witness>, Box<dyn Witness>);
 
 impl Witness for Both {
-    fn data(&mut self, len: usize, is_last: bool) {
-        self.0.data(len, is_last);
-        self.1.data(len, is_last);
+    fn data(&mut self, data: &Bytes, is_last: bool) {
+        self.0.data(data, is_last);
+        self.1.data(data, is_last);
     }
 
     fn trailers(&mut self, trailers: &HeaderMap) {
@@ -157,7 +157,7 @@ impl<B: http_body::Body> http_body::Body for Body<B> {
                 Poll::Pending => {}
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(data) = frame.data_ref() {
-                        watching.data(data.len(), this.kind.is_end_stream());
+                        watching.data(data, this.kind.is_end_stream());
                     } else if let Some(trailers) = frame.trailers_ref() {
                         watching.trailers(trailers);
                     }

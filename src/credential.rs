@@ -138,7 +138,10 @@ mod tests {
             let is_digit = byte.is_ascii_alphanumeric();
             assert_eq!(all_base62(&[byte; 40]), is_digit, "{byte}");
             let is_part = is_digit || b"-._~+/".contains(&byte);
-            assert_eq!(is_token68(&[b"a".as_slice(), &[byte]].concat()), is_part || byte == b'=');
+            assert_eq!(
+                is_token68(&[b"a".as_slice(), &[byte]].concat()),
+                is_part || byte == b'='
+            );
         }
     }
 

@@ -25,6 +25,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::Body;
+use crate::context::note_caller;
 use crate::grpc::Dialect;
 use crate::pending::Pending;
 use crate::rejection::Rejection;
@@ -229,8 +230,11 @@ where
     S: Service<Request<B>>,
     C: Check,
 {
-    fn refused(check: &C, rejection: Rejection, request: &Parts) -> Self {
+    fn refused(check: &C, mut rejection: Rejection, request: &Parts) -> Self {
         rejection.log();
+        if let Some(holder) = rejection.take_holder() {
+            note_caller(&request.extensions, &holder);
+        }
         let rejection = rejection.spoken(Dialect::of(request));
         Self::Refused {
             response: Some(check.answer(rejection)),

@@ -462,7 +462,7 @@ const fn place(reason: Reason, scheme: Scheme) -> usize {
 }
 
 /// Whether the response still says what the rejection says.
-fn is_answered_by<B>(response: &Response<B>, rejection: &Rejection) -> bool {
+pub(crate) fn is_answered_by<B>(response: &Response<B>, rejection: &Rejection) -> bool {
     let code = match rejection.dialect {
         Dialect::Http => return response.status() == rejection.reason().status(),
         Dialect::Grpc(_) => rejection.reason().grpc_code(),

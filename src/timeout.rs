@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::panic::catch_unwind;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::runtime::{Handle, Id};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 /// Tokio's timer, if the runtime has one. That can only be found out by trying, and
@@ -26,12 +28,21 @@ impl Timer {
         limit: Duration,
         answer: impl Future<Output = T>,
     ) -> Option<T> {
-        let Some(sleep) = self.sleep(limit) else {
-            return Some(answer.await);
-        };
-        match select(pin!(answer), pin!(sleep)).await {
-            Either::Left((answer, _)) => Some(answer),
-            Either::Right(_) => None,
+        match self.sleep(limit) {
+            Some(sleep) => before(sleep, answer).await,
+            None => Some(answer.await),
+        }
+    }
+
+    /// The same, for once: without a timer, a thread keeps the time.
+    pub(crate) async fn surely_within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        match self.sleep(limit) {
+            Some(sleep) => before(sleep, answer).await,
+            None => before(thread_sleep(limit), answer).await,
         }
     }
 
@@ -51,5 +62,27 @@ impl Timer {
             tracing::warn!(target: "tollgate", "the runtime has no timer: deadlines are not kept");
         }
         sleep
+    }
+}
+
+async fn before<T>(end: impl Future<Output = ()>, answer: impl Future<Output = T>) -> Option<T> {
+    match select(pin!(answer), pin!(end)).await {
+        Either::Left((answer, _)) => Some(answer),
+        Either::Right(_) => None,
+    }
+}
+
+/// A wait of a thread, which ends with it, given up or not; none where there is no thread to be
+/// had.
+async fn thread_sleep(duration: Duration) {
+    let (_waits, given_up) = mpsc::channel::<()>();
+    let (wakes, woken) = oneshot::channel::<()>();
+    let sleep = move || {
+        given_up.recv_timeout(duration).ok();
+        drop(wakes);
+    };
+    let thread = thread::Builder::new().name("tollgate-deadline".to_owned());
+    if thread.spawn(sleep).is_ok() {
+        woken.await.ok();
     }
 }

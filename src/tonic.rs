@@ -26,7 +26,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::error::Error as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Extensions;
@@ -86,22 +88,29 @@ fn refuse<T>(request: &Request<T>, rejection: Rejection) -> Status {
         return rejection.into();
     };
     let rejection = rejection.with_request_id(door.request_id.clone());
-    status(&rejection, &door.realm)
+    status(rejection, &door.realm)
 }
 
 /// As a gate without a door would have refused: the domain of the details is `api`.
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        status(&rejection, Voice::standard().realm())
+        status(rejection, Voice::standard().realm())
     }
 }
 
-fn status(rejection: &Rejection, domain: &str) -> Status {
+fn status(rejection: Rejection, domain: &str) -> Status {
     rejection.log();
     let reason = rejection.reason();
-    let details = grpc::details(rejection, domain);
+    let details = grpc::details(&rejection, domain);
     let code = Code::from_i32(reason.grpc_code() as i32);
-    Status::with_details(code, reason.detail(), Bytes::from(details))
+    let mut status = Status::with_details(code, reason.detail(), Bytes::from(details));
+    status.set_source(Arc::new(rejection));
+    status
+}
+
+/// Why a handler has refused: tonic leaves its status in the extensions of the response.
+pub(crate) fn rejection(extensions: &Extensions) -> Option<&Rejection> {
+    extensions.get::<Status>()?.source()?.downcast_ref()
 }
 
 impl<S: NamedService, C> NamedService for Gate<S, C> {

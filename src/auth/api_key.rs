@@ -158,7 +158,7 @@ fn judge<S: KeyStore>(
     if let KeyState::Ended(cause) = state {
         look.tell(event(&record, KeyEventKind::UsedAfterEnd(cause), now));
     }
-    Err(refusal_of(state))
+    Err(refusal_of(state).with_holder(shared.identity(&record)))
 }
 
 fn event(record: &KeyRecord, kind: KeyEventKind, at: Timestamp) -> KeyEvent {

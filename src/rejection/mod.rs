@@ -17,6 +17,7 @@ use http::{HeaderMap, StatusCode};
 use crate::clock::Timestamp;
 use crate::credential::Scheme;
 use crate::grpc::Dialect;
+use crate::identity::Identity;
 use crate::scope::ScopeSet;
 
 pub use cause::Cause;
@@ -40,6 +41,17 @@ pub struct Rejection {
     pub(crate) dialect: Dialect,
     /// What else the client is told, over HTTP.
     fields: Option<Arc<HeaderMap>>,
+    holder: Holder,
+}
+
+/// Whose credential it was, if its secret was right: for those who count, and nobody else.
+#[derive(Clone)]
+struct Holder(Option<Box<Identity>>);
+
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 /// What sets a refusal apart from others with the same reason.
@@ -65,6 +77,7 @@ impl Rejection {
             said: false,
             dialect: Dialect::Http,
             fields: None,
+            holder: Holder(None),
         }
     }
 
@@ -185,6 +198,17 @@ impl Rejection {
 
     pub(crate) fn fields(&self) -> Option<&HeaderMap> {
         self.fields.as_deref()
+    }
+
+    /// The credential is not good, and it is known whose it is.
+    pub(crate) fn with_holder(mut self, holder: Identity) -> Self {
+        self.holder = Holder(Some(Box::new(holder)));
+        self
+    }
+
+    /// Whose credential it was. No response that is made of the rest says so.
+    pub(crate) fn take_holder(&mut self) -> Option<Identity> {
+        self.holder.0.take().map(|holder| *holder)
     }
 
     pub(crate) fn with_violated(mut self, names: Arc<str>) -> Self {

@@ -27,8 +27,8 @@ use crate::usage::total::{Caller, Snapshot, Total};
 /// keeps another can ask it.
 ///
 /// The tasks of its sinks start at the first record, on the runtime of that request, and end
-/// with the last clone: then what waits is delivered, without a second try. Better is
-/// [`Usage::shutdown`].
+/// with the last clone: then what waits is delivered, without a second try; where there is no
+/// runtime, it is lost, and the log has how much. Better is [`Usage::shutdown`].
 #[derive(Clone)]
 pub struct Usage {
     pub(super) shared: Arc<Shared>,
@@ -140,6 +140,10 @@ impl Usage {
     /// Delivers what waits, and then nothing more: when the server has stopped. Says how the
     /// sinks stand then. What could not be delivered within `deadline` is lost, as is what ends
     /// later; totals go on.
+    ///
+    /// On a runtime without a timer, a thread keeps the deadline, and what a sink does not take
+    /// is lost without a second try. Outside of any runtime, what waits is lost, unless one that
+    /// goes on has the task of the sink.
     ///
     /// # Cancellation
     /// Dropped, it leaves the sinks as they are, in a hurry.
@@ -287,8 +291,9 @@ pub struct UsageBuilder {
 }
 
 impl UsageBuilder {
-    /// Sets how many callers there is room for, each of which needs half a kilobyte. Who was
-    /// not seen for longest is added to all others. At least one.
+    /// Sets how many callers there is room for, each of which needs half a kilobyte, whoever
+    /// they are. One who was not seen for long makes room for the next, and is added to all
+    /// others; up to 1,000, it is the one who was not seen for longest. At least one.
     pub fn callers(mut self, room: usize) -> Self {
         self.room = room;
         self

@@ -24,9 +24,10 @@ use crate::identity::Identity;
 use crate::network::ClientNetwork;
 use crate::pending::Pending;
 use crate::rejection::Rejection;
-use crate::respond::Voice;
+use crate::respond::{Voice, is_answered_by};
 use crate::usage::handle::{Shared, Usage};
 use crate::usage::record::{Arrival, End, Record, RecordId, Route};
+use crate::usage::web::WebFrames;
 
 /// The layer that counts each request once, at its end: see the [module](crate::usage).
 #[derive(Clone)]
@@ -49,9 +50,9 @@ impl UsageLayer {
         }
     }
 
-    /// Says what the template of a request's route is: by default the one that axum has
-    /// matched, where the layer is inside of the router (`Router::layer`), or the method of a
-    /// gRPC service, once that has answered. There must be a bounded number of them.
+    /// Says what the template of a request's route is: by default the method of a gRPC service,
+    /// once that has answered, or the one that axum has matched, where the layer is inside of
+    /// the router (`Router::layer`). There must be a bounded number of them.
     #[must_use]
     pub fn route(
         mut self,
@@ -134,6 +135,7 @@ impl Check for Counted {
             declared: declared(&parts.headers),
             status: None,
             grpc_status: None,
+            frames: None,
             refusal: None,
             client: shared.client(parts, &self.layer.clients),
             to_headers: None,
@@ -179,16 +181,15 @@ impl Counted {
             let found = caught(|| find(parts)).ok().flatten();
             return (found.map(Route::Named), None);
         }
-        #[cfg(feature = "axum")]
-        if let Some(path) = parts.extensions.get::<axum::extract::MatchedPath>() {
-            return (Some(Route::Matched(path.clone())), None);
-        }
-        if dialect == Dialect::Http {
-            return (None, None);
+        let matched = Route::matched(parts);
+        // A router has one route for all methods of a gRPC service.
+        let is_one = |route: &Route| !route.as_str().contains("{*");
+        if dialect == Dialect::Http || matched.as_ref().is_some_and(is_one) {
+            return (matched, None);
         }
         match self.layer.usage.shared.routes.known(parts.uri.path()) {
             Some(known) => (Some(Route::Named(known)), None),
-            None => (None, Some(parts.uri.path().into())),
+            None => (matched, Some(parts.uri.path().into())),
         }
     }
 }
@@ -209,6 +210,8 @@ struct Call {
     declared: u64,
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
+    /// The frames of the body, where they have the trailers.
+    frames: Option<Box<WebFrames>>,
     refusal: Option<Rejection>,
     client: Option<IpAddr>,
     to_headers: Option<Duration>,
@@ -224,9 +227,10 @@ impl Call {
     fn answered<B>(&mut self, response: &Response<B>) {
         self.to_headers = Some(self.elapsed(self.shared.ticks()));
         self.status = Some(response.status());
-        let refusal = response.extensions().get::<Rejection>();
-        self.refusal = refusal.cloned();
         self.note_grpc_status(response.headers());
+        self.refusal = refusal(response, self.grpc_status);
+        let fields = response.headers();
+        self.frames = WebFrames::of(fields).filter(|_| self.is_grpc);
     }
 
     fn note_grpc_status(&mut self, fields: &HeaderMap) {
@@ -256,10 +260,16 @@ impl Call {
             None => end,
         };
         // Others may be refused before it is known whether they are there.
-        let has_answered = self.bytes_out > 0 || self.grpc_status == Some(OK);
+        let has_message = match &self.frames {
+            Some(frames) => frames.has_message,
+            None => self.bytes_out > 0,
+        };
+        let has_answered = has_message || self.grpc_status == Some(OK);
         let is_there = self.refusal.is_none() && self.grpc_status.is_some() && has_answered;
-        if let Some(path) = self.path.take().filter(|_| is_there) {
-            self.route = self.shared.routes.learn(&path).map(Route::Named);
+        if let Some(path) = self.path.take().filter(|_| is_there)
+            && let Some(method) = self.shared.routes.learn(&path)
+        {
+            self.route = Some(Route::Named(method));
         }
         // What nobody was asked for was only announced.
         let declared = match (&self.refusal, self.status) {
@@ -320,13 +330,16 @@ impl<B: http_body::Body> Stamp<B> for UsageStamp {
         let Some(mut call) = self.0 else { return };
         call.answered(response);
         let body = response.body();
-        if has_no_content(&call.method, response.status()) || http_body::Body::is_end_stream(body) {
+        let has_content = !has_no_content(&call.method, response.status());
+        if has_content {
+            let exact = || http_body::Body::size_hint(body).exact();
+            call.length = length(response.headers()).or_else(exact);
+        }
+        if !has_content || http_body::Body::is_end_stream(body) {
             call.reached = call.to_headers;
-            call.end(End::Complete);
+            call.ended();
             return;
         }
-        let exact = http_body::Body::size_hint(body).exact();
-        call.length = exact.or_else(|| length(response.headers()));
         if call.length == Some(0) {
             // Nobody may ask for it.
             call.reached = call.to_headers;
@@ -343,11 +356,14 @@ impl<B: http_body::Body> Stamp<B> for UsageStamp {
 
 /// Sees the body of the response go by.
 impl Witness for Call {
-    fn data(&mut self, len: usize, is_last: bool) {
+    fn data(&mut self, data: &Bytes, is_last: bool) {
         if self.has_ended {
             return;
         }
-        self.bytes_out = self.bytes_out.saturating_add(len as u64);
+        self.bytes_out = self.bytes_out.saturating_add(data.len() as u64);
+        if let Some(status) = self.frames.as_mut().and_then(|frames| frames.read(data)) {
+            self.grpc_status = Some(status);
+        }
         let is_whole = self.length.is_some_and(|length| self.bytes_out >= length);
         if is_last {
             self.ended();
@@ -378,6 +394,24 @@ impl Witness for Call {
         self.reached = None;
         self.end(End::BodyError);
     }
+}
+
+/// Why it was refused, if that is what the response says: a layer between may have answered
+/// otherwise, and left the rejection where it was.
+#[cfg_attr(
+    not(feature = "tonic"),
+    expect(unused_variables, reason = "only a status of tonic has to be compared")
+)]
+fn refusal<B>(response: &Response<B>, grpc_status: Option<u32>) -> Option<Rejection> {
+    let rejection = response.extensions().get::<Rejection>();
+    let rejection = rejection.filter(|rejection| is_answered_by(response, rejection));
+    #[cfg(feature = "tonic")]
+    let rejection = rejection.or_else(|| {
+        let of_handler = crate::tonic::rejection(response.extensions())?;
+        let code = of_handler.reason().grpc_code() as u32;
+        (grpc_status == Some(code)).then_some(of_handler)
+    });
+    rejection.cloned()
 }
 
 /// RFC 9110 §6.4.1: whatever the fields say. What follows on an upgraded connection is no

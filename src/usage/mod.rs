@@ -102,6 +102,7 @@ pub(crate) mod sink;
 mod table;
 mod total;
 mod uploads;
+mod web;
 
 pub use crate::context::UsageSlot;
 pub use handle::{Observer, Usage, UsageBuilder};

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Method, StatusCode, Version};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -113,6 +114,19 @@ pub(crate) enum Route {
 }
 
 impl Route {
+    /// That which a router has found.
+    #[cfg_attr(
+        not(feature = "axum"),
+        expect(unused_variables, reason = "there is no router")
+    )]
+    pub(super) fn matched(request: &Parts) -> Option<Self> {
+        #[cfg(feature = "axum")]
+        if let Some(path) = request.extensions.get::<axum::extract::MatchedPath>() {
+            return Some(Self::Matched(path.clone()));
+        }
+        None
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         match self {
             #[cfg(feature = "axum")]
@@ -142,7 +156,8 @@ impl Record {
         self.at
     }
 
-    /// Who called, also if they were refused once they were known; none if they were not.
+    /// Who called, also if they were refused once they were known, or hold a credential that is
+    /// not good any more; none if nobody knows.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
@@ -199,8 +214,9 @@ impl Record {
         self.is_grpc
     }
 
-    /// The number of the gRPC status, out of the trailers or the header; none if it is no call,
-    /// or was not told. Calls of gRPC-Web tell theirs in the body, where nobody looks.
+    /// The number of the gRPC status, out of the trailers, the header or, with gRPC-Web, the last
+    /// frame of the body; none if it is no call, or was not told, or is in base64
+    /// (`application/grpc-web-text`).
     #[must_use]
     pub fn grpc_status(&self) -> Option<u32> {
         self.grpc_status

@@ -1,6 +1,7 @@
 //! The totals of callers: a table with room for so many.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
@@ -9,19 +10,22 @@ use crate::identity::Principal;
 use crate::usage::record::Record;
 use crate::usage::total::{Caller, Snapshot, Sums, Total};
 
-/// Who is least recently seen makes room, shard by shard, and is added to the others, so that
-/// nothing that was counted is lost.
+/// Who is least recently seen makes room, and is added to the others, so that nothing that was
+/// counted is lost. There are never more rows than there is room for; who was not seen for
+/// longest is known shard by shard.
 pub(super) struct Table {
     names: Arc<[Box<str>]>,
-    shards: Box<[Shard]>,
+    shards: Box<[Apart<Mutex<Rows>>]>,
+    room: usize,
+    /// How many rows there are, or are about to be.
+    taken: Apart<AtomicUsize>,
 }
 
 /// On lines of its own, so that threads do not slow each other down.
 #[repr(align(128))]
-struct Shard(Mutex<Rows>);
+struct Apart<T>(T);
 
 struct Rows {
-    room: usize,
     places: HashTable<u32>,
     rows: Vec<Row>,
     /// The one seen last, and the one not seen for longest.
@@ -43,11 +47,10 @@ const NONE: u32 = u32::MAX;
 
 impl Table {
     pub(super) fn new(room: usize, names: Arc<[Box<str>]>) -> Self {
-        // Where there is little room, all of it is in one place, or a few would have it.
+        // Where there is little room, who was not seen for longest is known of all.
         let count = if room < 1_024 { 1 } else { 64 };
         let shard = |_| {
-            Shard(Mutex::new(Rows {
-                room: room.div_ceil(count).clamp(1, NONE as usize),
+            Apart(Mutex::new(Rows {
                 places: HashTable::new(),
                 rows: Vec::new(),
                 newest: NONE,
@@ -59,23 +62,67 @@ impl Table {
         Self {
             names,
             shards: (0..count).map(shard).collect(),
+            room: room.clamp(1, NONE as usize),
+            taken: Apart(AtomicUsize::new(0)),
         }
     }
 
     /// Counts a request; an anonymous one where `anywhere` leads.
     pub(super) fn count(&self, record: &Record, anywhere: usize) {
-        match record.principal() {
-            Some(principal) => self.shard(principal).lock().caller(principal).count(record),
+        let Some(principal) = record.principal() else {
             // The lowest bits of an address say nothing.
-            None => {
-                let shard = &self.shards[(anywhere >> 6) % self.shards.len()];
-                shard.0.lock().anonymous.count(record);
+            let shard = &self.shards[(anywhere >> 6) % self.shards.len()];
+            return shard.0.lock().anonymous.count(record);
+        };
+        let index = self.index(principal);
+        let mut rows = self.shards[index].0.lock();
+        if let Some(sums) = rows.seen(principal) {
+            return sums.count(record);
+        }
+        let has_room = self.take_room() || rows.has(self.share()) && rows.evict();
+        if !has_room {
+            // A shard with less than its share takes room from one with more. No two are locked
+            // at once, so that others may come between.
+            drop(rows);
+            let has_room = self.take_from_others(index);
+            rows = self.shards[index].0.lock();
+            if let Some(sums) = rows.seen(principal) {
+                sums.count(record);
+                if has_room {
+                    self.taken.0.fetch_sub(1, Ordering::Relaxed);
+                }
+                return;
+            }
+            if !has_room && !rows.evict() {
+                return rows.other.count(record);
             }
         }
+        rows.insert(principal).count(record);
+    }
+
+    /// Takes room for a row, if there is some left.
+    fn take_room(&self) -> bool {
+        let more = |taken| (taken < self.room).then_some(taken + 1);
+        let (set, get) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.taken.0.fetch_update(set, get, more).is_ok()
+    }
+
+    /// Takes the room of a row in a shard that has more than its share.
+    fn take_from_others(&self, index: usize) -> bool {
+        let (before, after) = self.shards.split_at(index);
+        let mut others = after.iter().skip(1).chain(before);
+        others.any(|shard| {
+            let mut rows = shard.0.lock();
+            rows.has(self.share() + 1) && rows.evict()
+        })
+    }
+
+    fn share(&self) -> usize {
+        self.room / self.shards.len()
     }
 
     pub(super) fn of(&self, principal: &Principal) -> Option<Total> {
-        let rows = self.shard(principal).lock();
+        let rows = self.shards[self.index(principal)].0.lock();
         let place = rows.place(principal)?;
         let sums = rows.rows[place as usize].sums.clone();
         Some(Total::new(&self.names, sums))
@@ -101,10 +148,9 @@ impl Table {
         }
     }
 
-    fn shard(&self, principal: &Principal) -> &Mutex<Rows> {
+    fn index(&self, principal: &Principal) -> usize {
         // The table inside looks at the lowest and the highest bits.
-        let index = (principal.keyed_hash() >> 32) as usize % self.shards.len();
-        &self.shards[index].0
+        (principal.keyed_hash() >> 32) as usize % self.shards.len()
     }
 }
 
@@ -115,57 +161,67 @@ impl Rows {
         found.copied()
     }
 
-    /// The sums of a caller, who is seen now.
-    fn caller(&mut self, principal: &Principal) -> &mut Sums {
-        let place = match self.place(principal) {
-            Some(place) => {
-                if place != self.newest {
-                    self.unlink(place);
-                    self.link(place);
-                }
-                place
-            }
-            None => {
-                let place = self.make_room(principal);
-                let rows = &self.rows;
-                self.places
-                    .insert_unique(principal.keyed_hash(), place, |place| {
-                        rows[*place as usize].principal.keyed_hash()
-                    });
-                self.link(place);
-                place
-            }
-        };
+    fn has(&self, count: usize) -> bool {
+        self.rows.len() >= count
+    }
+
+    /// The sums of a caller who has a row, and is seen now.
+    fn seen(&mut self, principal: &Principal) -> Option<&mut Sums> {
+        let place = self.place(principal)?;
+        if place != self.newest {
+            self.unlink(place);
+            self.link(place);
+        }
+        Some(&mut self.rows[place as usize].sums)
+    }
+
+    /// The sums of a caller who has no row yet.
+    fn insert(&mut self, principal: &Principal) -> &mut Sums {
+        let place = self.rows.len() as u32;
+        self.rows.push(Row {
+            principal: principal.clone(),
+            sums: Sums::default(),
+            newer: NONE,
+            older: NONE,
+        });
+        let rows = &self.rows;
+        let rehash = |place: &u32| rows[*place as usize].principal.keyed_hash();
+        self.places
+            .insert_unique(principal.keyed_hash(), place, rehash);
+        self.link(place);
         &mut self.rows[place as usize].sums
     }
 
-    fn make_room(&mut self, principal: &Principal) -> u32 {
-        if self.rows.len() < self.room {
-            self.rows.push(Row {
-                principal: principal.clone(),
-                sums: Sums::default(),
-                newer: NONE,
-                older: NONE,
-            });
-            return self.rows.len() as u32 - 1;
-        }
+    /// Adds the row not seen for longest to the others. Says whether there was one.
+    fn evict(&mut self) -> bool {
         let place = self.oldest;
+        if place == NONE {
+            return false;
+        }
         self.unlink(place);
-        let row = &mut self.rows[place as usize];
-        let gone = self
-            .places
-            .find_entry(row.principal.keyed_hash(), |known| *known == place);
-        if let Ok(entry) = gone {
+        let gone = self.rows.swap_remove(place as usize);
+        self.other.add(&gone.sums);
+        let hash = gone.principal.keyed_hash();
+        if let Ok(entry) = self.places.find_entry(hash, |known| *known == place) {
             entry.remove();
         }
-        self.other.add(&row.sums);
-        row.sums = Sums::default();
-        row.principal = principal.clone();
-        place
+        // The last row stands in its place.
+        let last = self.rows.len() as u32;
+        let Some(moved) = self.rows.get(place as usize) else {
+            return true;
+        };
+        let Row { newer, older, .. } = *moved;
+        let hash = moved.principal.keyed_hash();
+        if let Some(known) = self.places.find_mut(hash, |known| *known == last) {
+            *known = place;
+        }
+        self.join(newer, place);
+        self.join(place, older);
+        true
     }
 
-    fn unlink(&mut self, place: u32) {
-        let Row { newer, older, .. } = self.rows[place as usize];
+    /// Makes two that are next to each other know it; each may be the end.
+    fn join(&mut self, newer: u32, older: u32) {
         match self.rows.get_mut(newer as usize) {
             Some(row) => row.older = older,
             None => self.newest = older,
@@ -176,14 +232,14 @@ impl Rows {
         }
     }
 
+    fn unlink(&mut self, place: u32) {
+        let Row { newer, older, .. } = self.rows[place as usize];
+        self.join(newer, older);
+    }
+
     fn link(&mut self, place: u32) {
         let before = self.newest;
-        let row = &mut self.rows[place as usize];
-        (row.newer, row.older) = (NONE, before);
-        match self.rows.get_mut(before as usize) {
-            Some(row) => row.newer = place,
-            None => self.oldest = place,
-        }
-        self.newest = place;
+        self.join(NONE, place);
+        self.join(place, before);
     }
 }

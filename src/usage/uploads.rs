@@ -28,6 +28,8 @@ pub(super) fn count<B: 'static>(slot: &UsageSlot, mut body: B) -> B {
 mod known {
     use std::mem;
 
+    use bytes::Bytes;
+
     use crate::body::{Body, Witness};
     use crate::context::UsageSlot;
 
@@ -47,8 +49,8 @@ mod known {
     struct Upload(UsageSlot);
 
     impl Witness for Upload {
-        fn data(&mut self, len: usize, _: bool) {
-            self.0.read(len);
+        fn data(&mut self, data: &Bytes, _: bool) {
+            self.0.read(data.len());
         }
     }
 }

@@ -230,7 +230,7 @@ async fn each_refusal_is_written_down_with_who_from_where_and_why() {
                 "token_refused",
                 None,
                 here,
-                why(Reason::TokenInvalid, Cause::TokenHeader)
+                why(Reason::TokenInvalid, Cause::TokenStructure)
             ),
             (
                 "key_refused",

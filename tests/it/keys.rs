@@ -127,7 +127,7 @@ fn mistyped(key: &str) -> String {
 }
 
 /// The key with another secret, and the checksum that goes with it.
-fn wrong_secret(key: &str) -> String {
+pub(crate) fn wrong_secret(key: &str) -> String {
     let body = &key[..key.len() - 6];
     let last = if body.ends_with('0') { '1' } else { '0' };
     let body = format!("{}{last}", &body[..body.len() - 1]);

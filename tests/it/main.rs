@@ -45,6 +45,10 @@ mod tls;
 mod tokens;
 mod transport;
 mod usage;
+mod usage_files;
 #[cfg(feature = "tonic")]
 mod usage_of_calls;
+mod usage_queues;
+mod usage_refusals;
 mod usage_sinks;
+mod usage_totals;

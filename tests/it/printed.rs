@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderName;
+use tollgate::audit::Audit;
 use tollgate::auth::{HttpsOnlyLayer, ProtectedResource, Source, ThrottleLayer};
 use tollgate::authorize::{Policy, Rules, authenticated};
 use tollgate::credential::Credential;
@@ -15,7 +16,7 @@ use tollgate::keys::{
 };
 use tollgate::respond::Restyled;
 use tollgate::testing::{TestIssuer, TestKeys};
-use tollgate::usage::Usage;
+use tollgate::usage::{ChannelSink, Usage};
 use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, Rejection, RequireLayer, UsageLayer};
 use tower::{Layer, Service, ServiceExt};
 
@@ -33,6 +34,12 @@ macro_rules! plain {
 }
 
 plain! {
+    Arrival: tollgate::usage::Arrival<'static>,
+    Audit: tollgate::audit::Audit,
+    AuditBuilder: tollgate::audit::AuditBuilder,
+    EventKind: tollgate::audit::EventKind,
+    Measured: tollgate::usage::metrics::Measured<MemoryKeys>,
+    Metrics: tollgate::usage::metrics::Metrics,
     ConcurrencyLayer: tollgate::limit::ConcurrencyLayer,
     Concurrent: tollgate::limit::Concurrent,
     Control: tollgate::limit::Control,
@@ -116,7 +123,8 @@ plain! {
 }
 
 /// Types that no path leads to from outside.
-const HIDDEN: [&str; 9] = [
+const HIDDEN: [&str; 10] = [
+    "Tell",
     "DoorStamp",
     "LimitStamp",
     "Paid",
@@ -180,7 +188,11 @@ const NOTE: &str = "what-was-noted-down";
 async fn every_public_type_is_listed_and_prints_no_secret() {
     let peppers = Peppers::new(1, PEPPER).unwrap();
     let store = MemoryKeys::new();
-    let keys = ApiKeys::new(store.clone(), peppers.clone()).prefix("acme");
+    let (sink, mut events) = ChannelSink::new(10);
+    let audit = Audit::builder().sink(sink).build();
+    let keys = ApiKeys::new(store.clone(), peppers.clone())
+        .prefix("acme")
+        .audit(audit.clone());
     let new = NewKey::for_owner("ann").metadata("note", NOTE);
     let issued = keys.issue(new).await.unwrap();
     let key = issued.key.expose().to_owned();
@@ -200,7 +212,8 @@ async fn every_public_type_is_listed_and_prints_no_secret() {
     let secret = KeySet::from_secret(Algorithm::Hs256, HMAC_SECRET).unwrap();
 
     let door = AuthLayer::new(keys.clone().or(jwt.clone()));
-    let (usage, recorded) = crate::usage::watched(Usage::builder());
+    let builder = Usage::builder().audit(audit.clone());
+    let (usage, recorded) = crate::usage::watched(builder);
     let mut service = UsageLayer::new(usage.clone()).layer(door.layer(who()));
     let bearer = || with("authorization", format!("Bearer {token}"));
     let call = service.ready().await.unwrap().call(with("x-api-key", &key));
@@ -218,10 +231,21 @@ async fn every_public_type_is_listed_and_prints_no_secret() {
     let failure = StoreError::unavailable("gone");
     let remote = RemoteKeys::discover();
 
+    audit.shutdown(Duration::from_secs(5)).await;
+    let events = events.try_recv().unwrap();
+    let events = format!("{events:?} {}", serde_json::to_string(&events).unwrap());
+    let id = issued.record.id.as_str();
+    let activity = audit
+        .activity(identities[0].principal().source(), id)
+        .unwrap();
+    let activities = format!("{activity:?} {}", serde_json::to_string(&activity).unwrap());
     let records = recorded.all();
     let lines = serde_json::to_string(&records).unwrap();
 
     let printed: Vec<(&str, String)> = vec![
+        ("Act", format!("{:?}", activity.acts())),
+        ("Activity", activities),
+        ("Event", events),
         ("Record", format!("{records:?} {lines}")),
         ("Snapshot", format!("{:?}", usage.snapshot())),
         ("Usage", format!("{usage:?} {}", usage.snapshot())),

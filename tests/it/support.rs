@@ -1,6 +1,7 @@
 //! Keys, services and stores that tests share.
 
 use std::convert::Infallible;
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tollgate::keys::{
 };
 use tollgate::{ApiKeys, Identity, Rejection};
 use tower::{Service, ServiceExt};
+use tracing::field::{Field, Visit};
+use tracing_subscriber::layer::Context;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 
@@ -352,4 +355,37 @@ pub(crate) fn twin_of_es256(token: &str) -> String {
         *s = u8::try_from(difference.rem_euclid(256)).unwrap();
     }
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// All events, as text.
+#[derive(Clone, Default)]
+pub(crate) struct Events(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Text(String);
+        impl Visit for Text {
+            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                write!(self.0, " {field}={value:?}").unwrap();
+            }
+        }
+        let mut text = Text(event.metadata().level().to_string());
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+}
+
+impl Events {
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    pub(crate) fn of(&self, level: &str) -> Vec<String> {
+        let events = self.0.lock().unwrap();
+        events
+            .iter()
+            .filter(|event| event.starts_with(level))
+            .cloned()
+            .collect()
+    }
 }

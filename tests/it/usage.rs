@@ -54,7 +54,7 @@ impl Seen {
 
     /// The only one since the last time.
     #[track_caller]
-    fn next(&self) -> Record {
+    pub(crate) fn next(&self) -> Record {
         let record = self.one();
         self.0.lock().unwrap().clear();
         record
@@ -142,10 +142,10 @@ where
     (service.oneshot(request).await.unwrap(), seen)
 }
 
-type Polled<B> =
+pub(crate) type Polled<B> =
     Poll<Option<Result<Frame<<B as http_body::Body>::Data>, <B as http_body::Body>::Error>>>;
 
-fn poll_body<B: http_body::Body + Unpin>(body: &mut B) -> Polled<B> {
+pub(crate) fn poll_body<B: http_body::Body + Unpin>(body: &mut B) -> Polled<B> {
     Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -242,6 +242,25 @@ async fn who_is_refused_once_they_are_known_is_named() {
     let response = service.oneshot(get()).await.unwrap();
     drop(response);
     assert_eq!((seen.next().end()), End::Refused);
+}
+
+/// The rejection stays in the extensions, whatever the answer is then.
+#[tokio::test]
+async fn a_refusal_that_a_layer_has_answered_otherwise_is_none() {
+    let (usage, seen) = watched(Usage::builder());
+    let keys = keys_over(Scripted::new(Script::Now));
+    let service = ServiceBuilder::new()
+        .layer(UsageLayer::new(usage))
+        .map_response(|mut response: Response<_>| {
+            *response.status_mut() = StatusCode::OK;
+            response
+        })
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    assert!(send(&service, get()).await.rejection.is_some());
+    let record = seen.one();
+    assert_eq!((record.end(), record.refusal()), (End::Complete, None));
+    assert_eq!(record.status(), Some(StatusCode::OK));
 }
 
 #[tokio::test]
@@ -342,7 +361,16 @@ async fn a_body_of_known_length_is_complete_when_it_has_gone() {
         drop(body);
         seen.one();
     }
-    // Less than was said is no whole body.
+    // Less than was said is no whole body, and nothing is less than something.
+    let none = || {
+        let response = Response::builder().header("content-length", "5");
+        response.body(Full::<Bytes>::default()).unwrap()
+    };
+    let (_response, seen) = respond(get(), none).await;
+    assert_eq!(
+        (seen.one().end(), seen.one().bytes_out()),
+        (End::BodyError, 0)
+    );
     let short = || {
         Response::new(Parts {
             exact: Some(9),
@@ -554,81 +582,6 @@ async fn one_usage_counts_once_and_two_count_both() {
     let (outside, inside) = (seen_outside.one(), seen_inside.one());
     assert_eq!((outside.unit("a"), outside.unit("b")), (1, 2));
     assert_eq!((inside.unit("a"), inside.unit("b")), (0, 2));
-}
-
-fn caller(name: &str) -> Request<()> {
-    let mut request = get();
-    let identity = Identity::for_test().subject(name).build();
-    request.extensions_mut().insert(identity);
-    request
-}
-
-#[test]
-fn totals_are_exact_under_many_threads_and_under_eviction() {
-    for room in [1, 7, 2_000, 100_000] {
-        let usage = Usage::builder().callers(room).units(["tokens"]).build();
-        let service = service_fn(|request: Request<()>| async move {
-            Usage::add(request.extensions(), "tokens", 3);
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("abc")))
-        });
-        let service = UsageLayer::new(usage.clone()).layer(service);
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                let service = service.clone();
-                scope.spawn(move || {
-                    for n in 0..2_000 {
-                        let name = format!("caller {}", (n * (thread + 1)) % 3_000);
-                        let request = if n % 10 == 0 { get() } else { caller(&name) };
-                        let response = service.clone().oneshot(request).now_or_never();
-                        let response = response.unwrap().unwrap();
-                        let mut body = response.into_body();
-                        assert!(poll_body(&mut body).is_ready());
-                    }
-                });
-            }
-        });
-        let snapshot = usage.snapshot();
-        let sum = snapshot.sum();
-        assert_eq!(sum.requests(), 16_000, "with room for {room}");
-        assert_eq!((sum.bytes_out(), sum.unit("tokens")), (48_000, 48_000));
-        assert_eq!(snapshot.anonymous.requests(), 1_600);
-        assert!(snapshot.callers.len() <= room.next_multiple_of(64));
-        assert_eq!(snapshot.other.requests() > 0, room < 100_000);
-        let requests = snapshot
-            .callers
-            .iter()
-            .map(|caller| caller.total.requests());
-        assert!(requests.is_sorted_by(|a, b| a >= b));
-        assert_eq!(usage.top(5).len(), room.min(5));
-    }
-}
-
-#[tokio::test]
-async fn who_was_not_seen_for_longest_makes_room() {
-    let usage = Usage::builder().callers(2).build();
-    let service = UsageLayer::new(usage.clone()).layer(who());
-    for name in ["ann", "bob", "ann", "eve", "ann", "ann"] {
-        send(&service, caller(name)).await;
-    }
-    let snapshot = usage.snapshot();
-    let names: Vec<_> = snapshot
-        .callers
-        .iter()
-        .map(|caller| (caller.principal.subject(), caller.total.requests()))
-        .collect();
-    assert_eq!(names, [("ann", 4), ("eve", 1)]);
-    assert_eq!(snapshot.other.requests(), 1);
-    assert!(
-        usage
-            .of(Identity::for_test().subject("bob").build().principal())
-            .is_none()
-    );
-    let table = snapshot.to_string();
-    let last = table.lines().last().unwrap();
-    assert!(last.starts_with("sum") && last.contains('6'), "{table}");
-    // A name cannot make a line of its own.
-    send(&service, caller("mal\nsum  99")).await;
-    assert_eq!(usage.snapshot().to_string().lines().count(), 6);
 }
 
 #[tokio::test]

@@ -1,20 +1,24 @@
 //! Usage of gRPC services: a call is counted once, with the status of its trailers. Row I5.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::routing::get;
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::net::TcpListener;
-use tollgate::AuthLayer;
-use tollgate::UsageLayer;
 use tollgate::keys::NewKey;
-use tollgate::rejection::Reason;
+use tollgate::rejection::{Cause, Reason};
 use tollgate::usage::{End, Record, Usage};
+use tollgate::{AuthLayer, Identity, Rejection, UsageLayer};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
-use tower::ServiceBuilder;
+use tower::util::MapResponse;
+use tower::{Layer, ServiceBuilder, service_fn};
 
 use crate::greeter::{COUNT, Greeter, HELLO, call};
-use crate::support::{Script, Scripted, clock, issue, keys_over};
+use crate::support::{Script, Scripted, clock, issue, keys_over, send};
 use crate::usage::{Seen, watched};
 
 async fn server() -> (Channel, String, Seen) {
@@ -121,4 +125,103 @@ async fn a_path_is_no_route_until_a_service_has_said_so() {
     let all = records(&seen, 4).await;
     let routes = [all[2].route(), all[3].route()];
     assert_eq!(routes, [Some(HELLO); 2]);
+}
+
+/// A router has one route for a whole service, and one for all that is left.
+#[tokio::test]
+async fn behind_a_router_the_method_is_the_route_once_it_is_known() {
+    let (usage, seen) = watched(Usage::builder());
+    let router = axum::Router::new()
+        .route_service("/greet.Greeter/{*rest}", Greeter)
+        .route("/one", get(|| async { "no service" }))
+        .layer(UsageLayer::new(usage));
+    let identity = Identity::for_test().build();
+    let ask = async |path: &'static str, has_identity: bool| {
+        let mut request = request().map(axum::body::Body::new);
+        *request.uri_mut() = http::Uri::from_static(path);
+        if has_identity {
+            request.extensions_mut().insert(identity.clone());
+        }
+        send(&router, request).await;
+        seen.next().route().map(str::to_owned)
+    };
+    let whole = Some("/greet.Greeter/{*rest}".to_owned());
+    assert_eq!(ask("/greet.Greeter/Nope", true).await, whole);
+    assert_eq!(ask(HELLO, false).await, whole, "it is not known yet");
+    assert_eq!(ask(HELLO, true).await.as_deref(), Some(HELLO));
+    assert_eq!(ask(HELLO, false).await.as_deref(), Some(HELLO));
+    assert_eq!(ask("/greet.Greeter/Nope", true).await, whole);
+    assert_eq!(ask("/one", true).await.as_deref(), Some("/one"));
+}
+
+fn request() -> http::Request<Full<Bytes>> {
+    http::Request::post(HELLO)
+        .header("content-type", "application/grpc")
+        .body(Full::from(&[0; 5][..]))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_refusal_that_a_handler_has_made_a_status_of_is_one() {
+    let (usage, seen) = watched(Usage::builder());
+    let layer = UsageLayer::new(usage);
+    let door = AuthLayer::new(keys_over(Scripted::new(Script::Now))).optional();
+
+    // By the door that has let them in, by nobody's leave, and by the handler's own.
+    send(&layer.layer(door.layer(Greeter)), request()).await;
+    let missing = Some(Reason::CredentialsMissing);
+    let record = seen.next();
+    assert_eq!((record.end(), record.refusal()), (End::Refused, missing));
+    send(&layer.layer(Greeter), request()).await;
+    let record = seen.next();
+    assert_eq!(record.refusal(), Some(Reason::Internal));
+    let refuse = service_fn(async |_: http::Request<Full<Bytes>>| {
+        let rejection = Rejection::new(Reason::RateLimited, Cause::Other);
+        let response = tonic::Status::from(rejection).into_http::<Full<Bytes>>();
+        Ok::<_, Infallible>(response)
+    });
+    send(&layer.layer(refuse), request()).await;
+    let record = seen.next();
+    assert_eq!(record.refusal(), Some(Reason::RateLimited));
+    assert_eq!(record.grpc_status(), Some(8));
+
+    // A layer between that makes something else of it has its way.
+    let otherwise = MapResponse::new(refuse, |mut response: http::Response<_>| {
+        let status = "5".parse().unwrap();
+        response.headers_mut().insert("grpc-status", status);
+        response
+    });
+    send(&layer.layer(otherwise), request()).await;
+    let record = seen.next();
+    assert_eq!((record.end(), record.refusal()), (End::Complete, None));
+    assert_eq!(record.grpc_status(), Some(5));
+}
+
+/// In binary gRPC-Web the trailers are a frame of the body.
+#[tokio::test]
+async fn a_call_of_grpc_web_has_the_status_of_its_last_frame() {
+    let (usage, seen) = watched(Usage::builder());
+    let ask = async |path: &'static str, answer: &'static [u8]| {
+        let service = service_fn(async |_: http::Request<Full<Bytes>>| {
+            let response = http::Response::builder();
+            let response = response.header("content-type", "application/grpc-web+proto");
+            Ok::<_, Infallible>(response.body(Full::<Bytes>::from(answer)).unwrap())
+        });
+        let mut request = request();
+        *request.uri_mut() = http::Uri::from_static(path);
+        let web = "application/grpc-web+proto".parse().unwrap();
+        request.headers_mut().insert("content-type", web);
+        send(&UsageLayer::new(usage.clone()).layer(service), request).await;
+        seen.next()
+    };
+    let record = ask(HELLO, b"\0\0\0\0\x02hi\x80\0\0\0\x10grpc-status:10\r\n").await;
+    assert_eq!(
+        (record.end(), record.grpc_status()),
+        (End::Complete, Some(10))
+    );
+    assert_eq!((record.route(), record.bytes_out()), (Some(HELLO), 28));
+    // A frame of trailers is no answer that says that the method is there.
+    let unknown = b"\x80\0\0\0\x10grpc-status:12\r\n";
+    let record = ask("/greet.Greeter/Nope", unknown).await;
+    assert_eq!((record.grpc_status(), record.route()), (Some(12), None));
 }

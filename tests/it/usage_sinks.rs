@@ -19,28 +19,28 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{get, who};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// What a sink does with each batch, in turn, and with all that follow the last.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Act {
+pub(crate) enum Act {
     Take,
     Fail,
     Reject,
     Panic,
     Stall,
 }
-use Act::{Fail, Panic, Reject, Stall, Take};
+pub(crate) use Act::{Fail, Panic, Reject, Stall, Take};
 
 #[derive(Clone)]
-struct Acting {
+pub(crate) struct Acting {
     acts: Arc<Mutex<Vec<Act>>>,
-    calls: Arc<AtomicUsize>,
+    pub(crate) calls: Arc<AtomicUsize>,
     taken: Arc<Mutex<Vec<Record>>>,
 }
 
 impl Acting {
-    fn new(acts: &[Act]) -> Self {
+    pub(crate) fn new(acts: &[Act]) -> Self {
         Self {
             acts: Arc::new(Mutex::new(acts.to_vec())),
             calls: Arc::default(),
@@ -48,19 +48,19 @@ impl Acting {
         }
     }
 
-    fn becomes(&self, act: Act) {
+    pub(crate) fn becomes(&self, act: Act) {
         *self.acts.lock().unwrap() = vec![act];
     }
 
-    fn taken(&self) -> Vec<Record> {
+    pub(crate) fn taken(&self) -> Vec<Record> {
         self.taken.lock().unwrap().clone()
     }
 
-    fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.taken().iter().map(Record::requests).sum()
     }
 
-    fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 }
@@ -89,7 +89,7 @@ impl Sink<Record> for Acting {
 }
 
 /// Requests of so many callers, in turn.
-async fn send(usage: &Usage, requests: usize, callers: usize) {
+pub(crate) async fn send(usage: &Usage, requests: usize, callers: usize) {
     let service = UsageLayer::new(usage.clone()).layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("abc")))
     }));
@@ -109,14 +109,14 @@ async fn send(usage: &Usage, requests: usize, callers: usize) {
 }
 
 #[track_caller]
-fn check(usage: &Usage, requests: u64) -> SinkStatus {
+pub(crate) fn check(usage: &Usage, requests: u64) -> SinkStatus {
     let status = usage.sinks()[0];
     let sum = status.delivered + status.lost + status.waiting;
     assert_eq!((status.recorded, sum), (requests, requests), "{status:?}");
     status
 }
 
-fn buffer() -> Buffer {
+pub(crate) fn buffer() -> Buffer {
     Buffer::new().capacity(50).sums(10).batch(10)
 }
 

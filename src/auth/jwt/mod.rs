@@ -291,7 +291,11 @@ impl Shared {
             Err(wanted) => return Ok(Judged::Waits(issuer, wanted)),
         };
         let policy = &trusted.policy;
-        policy.judge(&claims, now)?;
+        policy.judge_contents(&claims).map_err(invalid)?;
+        if let Err(rejection) = policy.judge_times(claims.times, now) {
+            let holder = trusted.mapping.identity(&policy.issuer, claims, text);
+            return Err(rejection.with_holder(holder.claims(payload).build()));
+        }
         self.headers.remember(&header);
         if claims.binding == Some(Binding::Other) {
             return Err(Rejection::new(
@@ -333,11 +337,12 @@ impl Shared {
             return Ok(None);
         }
         if let Err(rejection) = policy.judge_times(known.times, now) {
+            let holder = known.identity.clone();
             // It has expired for good, whatever a clock shows that steps back.
             if rejection.reason() == Reason::TokenExpired {
                 cache.insert(token, known.ended());
             }
-            return Err(rejection);
+            return Err(rejection.with_holder(holder));
         }
         Ok(Some(known))
     }
@@ -365,9 +370,10 @@ impl Shared {
             return Ok(identity).into();
         };
         let (certificate, end) = (identity.certificate().copied(), identity.expires_at());
-        let resolved = resolve(identity);
+        let resolved = resolve(identity.clone());
         Pending::later(async move {
-            let identity = resolved.wait().await.verdict(now)?;
+            let verdict = resolved.wait().await.verdict(now);
+            let identity = verdict.map_err(|rejection| rejection.with_holder(identity))?;
             // A hook knows more of the subject. What the token is bound to is not its to
             // decide.
             Ok(identity.bound_like(certificate, end))

@@ -42,16 +42,9 @@ impl Policy {
         accepted.any(|accepted| accepted.eq_ignore_ascii_case(short(typ)))
     }
 
-    /// Judges a token whose signature is good.
-    ///
-    /// # Errors
-    /// That it has expired is said only of a token with which nothing else is wrong.
-    pub(super) fn judge(&self, claims: &Claims<'_>, now: Timestamp) -> Result<(), Rejection> {
-        self.judge_contents(claims).map_err(invalid)?;
-        self.judge_times(claims.times, now)
-    }
-
-    fn judge_contents(&self, claims: &Claims<'_>) -> Result<(), Cause> {
+    /// Judges what a token whose signature is good says, besides its times. They come after:
+    /// that it has expired is said only of one with which nothing else is wrong.
+    pub(super) fn judge_contents(&self, claims: &Claims<'_>) -> Result<(), Cause> {
         if claims.issuer.as_deref() != Some(&*self.issuer) {
             return Err(Cause::TokenIssuer);
         }

@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
-use futures_util::future::select;
+use futures_util::future::{AbortHandle, Abortable, select};
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use crate::timeout::Timer;
@@ -72,12 +71,15 @@ struct State<T> {
     next: u64,
     status: SinkStatus,
     phase: Phase,
-    /// There is a task that delivers.
-    is_worked: bool,
+    /// The task that delivers, if there is one.
     worker: Option<AbortHandle>,
+    /// How many have to wait for the task to be told. It says so under the lock, when it has
+    /// seen that there are fewer, so that none comes between.
+    wakes_at: usize,
 }
 
-#[derive(Clone, Copy, Eq, PartialEq)]
+/// In the order in which they come.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
 enum Phase {
     Open,
     /// What waits is to be delivered, soon.
@@ -112,8 +114,8 @@ impl<T: Item> Queue<T> {
                 next: 0,
                 status: SinkStatus::default(),
                 phase: Phase::Open,
-                is_worked: false,
                 worker: None,
+                wakes_at: NEVER,
             }),
             work: Notify::new(),
             settled: Notify::new(),
@@ -141,9 +143,11 @@ impl<T: Item> Queue<T> {
         } else {
             self.merge(&mut state, item, id);
         }
-        let waiting = state.waiting.len();
-        let is_news = waiting == 1 || waiting == self.buffer.batch;
-        let is_worked = state.is_worked;
+        let is_news = state.len() >= state.wakes_at;
+        if is_news {
+            state.wakes_at = NEVER;
+        }
+        let is_worked = state.worker.is_some();
         drop(state);
         if !is_worked {
             self.start();
@@ -169,74 +173,50 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Starts the task, where there is a runtime for it; else somebody may come by with one.
-    fn start(self: &Arc<Self>) {
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        if mem::replace(&mut self.state.lock().is_worked, true) {
-            return;
+    /// Starts the task unless there is one, where there is a runtime for it; else somebody may
+    /// come by with one. Says whether there is one now.
+    fn start(self: &Arc<Self>) -> bool {
+        let runtime = Handle::try_current();
+        let mut state = self.state.lock();
+        if state.worker.is_some() {
+            return true;
         }
+        let Ok(runtime) = runtime else { return false };
+        let (worker, registration) = AbortHandle::new_pair();
+        state.worker = Some(worker);
+        drop(state);
         // A runtime that is about to end drops it at once, and that needs the lock.
-        let task = runtime.spawn(Worker(Arc::clone(self)).run());
-        self.state.lock().worker = Some(task.abort_handle());
+        let worker = Worker(Arc::clone(self));
+        runtime.spawn(Abortable::new(worker.run(), registration));
+        self.state.lock().worker.is_some()
     }
 
     pub(crate) fn status(&self) -> SinkStatus {
         self.state.lock().status
     }
 
-    /// Nobody is left who counts: what waits is delivered, once.
-    pub(crate) fn abandon(&self) {
-        let mut state = self.state.lock();
-        if state.phase != Phase::Closed {
-            state.phase = Phase::Abandoned;
+    /// Nobody is left who counts: what waits is delivered, once, if there is a runtime.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        let waiting = self.hurry(Phase::Abandoned);
+        if waiting > 0 && !self.start() {
+            self.close();
         }
-        drop(state);
-        self.work.notify_one();
     }
 
     /// Delivers what waits, for as long as there is time. The rest is lost.
     pub(crate) async fn shut_down(self: &Arc<Self>, limit: Duration) {
-        if self.hurry() > 0 {
-            self.start();
-        }
-        self.work.notify_one();
         let settled = async {
             loop {
                 let settled = self.settled.notified();
-                if self.status().waiting == 0 {
+                // The task may have gone with its runtime.
+                if self.hurry(Phase::Draining) == 0 || !self.start() {
                     return;
                 }
                 settled.await;
             }
         };
-        // Without a timer, or anybody who delivers, there is no waiting for it.
-        if self.state.lock().is_worked && self.timer.sleep(limit).is_some() {
-            self.timer.within(limit, settled).await;
-        }
-        if let Some(worker) = self.close() {
-            worker.abort();
-        }
-    }
-
-    /// Says how many wait.
-    fn hurry(&self) -> u64 {
-        let mut state = self.state.lock();
-        if state.phase == Phase::Open {
-            state.phase = Phase::Draining;
-        }
-        state.status.waiting
-    }
-
-    fn close(&self) -> Option<AbortHandle> {
-        let mut state = self.state.lock();
-        state.phase = Phase::Closed;
-        state.waiting.clear();
-        state.sums.clear();
-        let left = mem::take(&mut state.status.waiting);
-        state.status.lost += left;
-        state.worker.take()
+        self.timer.surely_within(limit, settled).await;
+        self.close();
     }
 
     fn step(self: &Arc<Self>) -> Step<T> {
@@ -246,13 +226,17 @@ impl<T: Item> Queue<T> {
             return Step::Leave;
         }
         let waiting = state.waiting.len();
-        if waiting + state.sums.len() == 0 {
+        if state.len() == 0 {
             if state.phase == Phase::Abandoned {
                 return Step::Leave;
             }
+            state.wakes_at = 1;
             return Step::Sleep;
         }
-        if is_open && waiting < self.buffer.batch && state.sums.is_empty() {
+        // A batch may be more than there is room for.
+        let full = self.buffer.batch.min(self.buffer.capacity);
+        if is_open && waiting < full && state.sums.is_empty() {
+            state.wakes_at = full;
             return Step::Gather;
         }
         Step::Deliver(self.take(&mut state))
@@ -274,6 +258,43 @@ impl<T: Item> Queue<T> {
             queue: Arc::clone(self),
             items,
         }
+    }
+}
+
+impl<T> Queue<T> {
+    /// From now on there is less time. Says how many wait.
+    fn hurry(&self, phase: Phase) -> u64 {
+        let mut state = self.state.lock();
+        state.phase = state.phase.max(phase);
+        let waiting = state.status.waiting;
+        drop(state);
+        self.work.notify_one();
+        waiting
+    }
+
+    /// Delivers nothing more.
+    fn close(&self) {
+        let mut state = self.state.lock();
+        state.phase = Phase::Closed;
+        state.waiting.clear();
+        state.sums.clear();
+        let lost = mem::take(&mut state.status.waiting);
+        state.status.lost += lost;
+        let worker = state.worker.clone();
+        drop(state);
+        if let Some(worker) = worker {
+            worker.abort();
+        }
+        self.settled.notify_waiters();
+        if lost > 0 {
+            tracing::warn!(target: "tollgate::usage", lost, "what waited for a sink is lost");
+        }
+    }
+}
+
+impl<T> State<T> {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.sums.len()
     }
 }
 
@@ -327,7 +348,17 @@ struct Worker<T>(Arc<Queue<T>>);
 
 impl<T> Drop for Worker<T> {
     fn drop(&mut self) {
-        self.0.state.lock().is_worked = false;
+        let queue = &self.0;
+        let mut state = queue.state.lock();
+        state.worker = None;
+        let is_abandoned = state.phase == Phase::Abandoned;
+        drop(state);
+        if is_abandoned {
+            // No item will come.
+            queue.close();
+        }
+        // Who waits for it has to see to it.
+        queue.settled.notify_waiters();
     }
 }
 
@@ -391,16 +422,20 @@ impl<T: Item> Worker<T> {
             };
             let items = batch.items.len();
             tracing::warn!(target: "tollgate::usage", items, reason, is_final, "a sink failed");
-            match phase {
-                _ if is_final => return batch.lost(),
-                Phase::Abandoned | Phase::Closed => return batch.lost(),
-                Phase::Draining => pause = pause.min(queue.buffer.pause),
-                Phase::Open => {}
+            if is_final || matches!(phase, Phase::Abandoned | Phase::Closed) {
+                return batch.lost();
+            }
+            if phase == Phase::Draining {
+                pause = pause.min(queue.buffer.pause);
             }
             match queue.timer.sleep(pause) {
                 Some(sleep) => self.rest(sleep, phase).await,
+                None if phase == Phase::Draining => return batch.lost(),
                 // Until the next item comes by.
-                None => queue.work.notified().await,
+                None => {
+                    queue.state.lock().wakes_at = 1;
+                    queue.work.notified().await;
+                }
             }
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
@@ -421,4 +456,63 @@ impl<T: Item> Worker<T> {
     }
 }
 
+const NEVER: usize = usize::MAX;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct One;
+
+    impl Item for One {
+        fn count(&self) -> u64 {
+            1
+        }
+
+        fn set_id(&mut self, _: RecordId) {}
+
+        fn is_like(&self, _: &Self) -> bool {
+            true
+        }
+
+        fn likeness(&self, _: &impl BuildHasher) -> u64 {
+            0
+        }
+
+        fn merge(&mut self, _: &Self) {}
+    }
+
+    struct Void;
+
+    impl Sink<One> for Void {
+        async fn deliver(&self, _: &[One]) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+
+    /// A task may end before the one who has started it goes on. Whoever comes then must not
+    /// have a handle that leads nowhere.
+    #[test]
+    fn a_task_that_has_ended_leaves_no_handle_behind() {
+        let queue = Arc::new(Queue::new(Void, Buffer::new(), 0));
+        let new = || tokio::runtime::Builder::new_current_thread().build();
+        let runtime = new().unwrap();
+        let ended = runtime.handle().clone();
+        drop(runtime);
+        let _entered = ended.enter();
+        queue.push(&One);
+        assert!(queue.state.lock().worker.is_none());
+        assert!(!queue.start());
+
+        let runtime = new().unwrap();
+        let _entered = runtime.enter();
+        queue.push(&One);
+        assert!(queue.state.lock().worker.is_some());
+        runtime.block_on(queue.shut_down(Duration::ZERO));
+        assert_eq!(queue.status().lost + queue.status().delivered, 2);
+        runtime.block_on(tokio::task::yield_now());
+        assert!(queue.state.lock().worker.is_none());
+    }
+}

@@ -1,16 +1,15 @@
 //! A Redis that answers, and not with what it was asked for.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tollgate::limit::{Quota, Quotas, RedisFault, RedisLimiter};
-use tracing::field::{Field, Visit};
-use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::proxy::{Mode, Proxy};
 use super::server::Server;
 use super::{admitted, eventually, recovers, take};
+use crate::support::Events;
 
 const PASSWORD: &str = "hunter2-hunter2";
 
@@ -22,35 +21,6 @@ fn limiter(url: &str) -> RedisLimiter {
 
 fn quotas() -> Quotas {
     Quota::per_day(1_000).into()
-}
-
-/// All events, as text.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Text(String);
-        impl Visit for Text {
-            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                write!(self.0, " {field}={value:?}").unwrap();
-            }
-        }
-        let mut text = Text(event.metadata().level().to_string());
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-}
-
-impl Events {
-    fn of(&self, level: &str) -> Vec<String> {
-        let events = self.0.lock().unwrap();
-        events
-            .iter()
-            .filter(|event| event.starts_with(level))
-            .cloned()
-            .collect()
-    }
 }
 
 /// H7, with a server that is in that state.
