@@ -48,6 +48,9 @@ pub trait Check: Clone {
         body
     }
 
+    /// The inner service was called, and whatever waits has waited no longer than that.
+    fn called(&self, _: &Self::Stamp) {}
+
     /// Says no.
     fn answer(&self, rejection: Rejection) -> Response<Bytes>;
 }
@@ -133,9 +136,11 @@ where
         match verdict {
             Ok(stamp) => {
                 let body = self.check.carry(&stamp, body);
+                let future = self.inner.call(Request::from_parts(parts, body));
+                self.check.called(&stamp);
                 ResponseFuture {
                     state: State::Calling {
-                        future: self.inner.call(Request::from_parts(parts, body)),
+                        future,
                         stamp: Some(stamp),
                     },
                 }
@@ -311,8 +316,10 @@ where
         match verdict {
             Ok(stamp) => {
                 let body = self.check.carry(&stamp, self.body);
+                let future = self.inner.call(Request::from_parts(self.parts, body));
+                self.check.called(&stamp);
                 State::Calling {
-                    future: self.inner.call(Request::from_parts(self.parts, body)),
+                    future,
                     stamp: Some(stamp),
                 }
             }

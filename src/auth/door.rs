@@ -15,7 +15,7 @@ use crate::auth::certificate::is_proved;
 use crate::auth::source::{Source, TakeRules, take_one};
 use crate::auth::throttle::Reservation;
 use crate::body::Body;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::{self, Anonymous};
 use crate::credential::Scheme;
 use crate::gate::{Check, Stamp};
@@ -36,7 +36,8 @@ pub(crate) struct Door<A> {
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) allow_preflight: bool,
-    pub(crate) clock: Arc<dyn Clock>,
+    /// None: the system's.
+    pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) voice: Voice,
     pub(crate) request_id: Option<Arc<RequestId>>,
     pub(crate) clients: ClientNetwork,
@@ -47,6 +48,13 @@ pub(crate) struct Door<A> {
 pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl<A> Door<A> {
+    fn now(&self, request: &Parts) -> Timestamp {
+        match &self.clock {
+            Some(clock) => clock.now(),
+            None => context::now(&request.extensions).unwrap_or_else(|| SystemClock.now()),
+        }
+    }
+
     fn varies_when_anonymous(&self) -> impl Iterator<Item = HeaderValue> {
         let authorization = HeaderValue::from_static("authorization");
         let sources = self.sources.iter().zip(&self.varies_by);
@@ -70,7 +78,7 @@ impl<A> Clone for Door<A> {
             rules: self.rules.clone(),
             optional: self.optional,
             allow_preflight: self.allow_preflight,
-            clock: Arc::clone(&self.clock),
+            clock: self.clock.clone(),
             voice: self.voice.clone(),
             request_id: self.request_id.clone(),
             clients: self.clients.clone(),
@@ -151,7 +159,7 @@ impl<A: Authenticate> Check for Auth<A> {
             },
             Err(rejection) => return refuse(rejection, anonymous.request_id),
         };
-        let (scheme, now) = (credential.scheme(), door.clock.now());
+        let (scheme, now) = (credential.scheme(), door.now(parts));
         let pass = Shown {
             source: Some(source),
             ..anonymous

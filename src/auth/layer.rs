@@ -11,7 +11,7 @@ use crate::auth::authenticate::Authenticate;
 use crate::auth::door::{Auth, Door};
 use crate::auth::resource::ProtectedResource;
 use crate::auth::source::{Source, TakeRules};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::config::{ConfigError, literal};
 use crate::credential::Scheme;
 use crate::gate::Gate;
@@ -50,7 +50,7 @@ impl<A: Authenticate> AuthLayer<A> {
             },
             optional: false,
             allow_preflight: false,
-            clock: Arc::new(SystemClock),
+            clock: None,
             voice: Voice::default(),
             request_id: None,
             clients: ClientNetwork::peer(),
@@ -305,7 +305,7 @@ impl<A: Authenticate> AuthLayer<A> {
     /// Sets the clock that credentials are judged by.
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
-        self.set(|door| door.clock = Arc::new(clock))
+        self.set(|door| door.clock = Some(Arc::new(clock)))
     }
 
     fn set(mut self, change: impl FnOnce(&mut Door<A>)) -> Self {

@@ -88,7 +88,8 @@ impl<L: Limiter> Check for Limited<L> {
             return Ok(Paid(None)).into();
         };
         let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
-        let now = limit.now();
+        let now = context::now(&parts.extensions).filter(|_| limit.clock.is_none());
+        let now = now.unwrap_or_else(|| limit.now());
         let taken = limit.key.with(parts, &limit.clients, |key| {
             limit.limiter.take(key, &quotas, cost, now)
         });

@@ -13,13 +13,13 @@ use http::request::Parts;
 use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
-use crate::context::{UNITS, UsageSlot};
 use crate::gate::caught;
 use crate::identity::Principal;
 use crate::network::ClientNetwork;
 use crate::usage::record::{Arrival, Record};
 use crate::usage::routes::Routes;
-use crate::usage::sink::{Buffer, Queue, Sink, SinkStatus};
+use crate::usage::sink::{Buffer, Sink, SinkStatus, Sinks, SinksBuilder};
+use crate::usage::slot::{UNITS, UsageSlot};
 use crate::usage::table::Table;
 use crate::usage::total::{Caller, Snapshot, Total};
 
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     observers: Box<[Arc<dyn Observer>]>,
     audit: Option<Audit>,
     has_clients: bool,
-    queues: Box<[Arc<Queue<Record>>]>,
+    sinks: Sinks<Record>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
     start: Instant,
@@ -77,7 +77,7 @@ impl Usage {
             observers: Vec::new(),
             audit: None,
             has_clients: false,
-            queues: Vec::new(),
+            sinks: SinksBuilder::default(),
             clock: None,
             ticks: None,
         }
@@ -128,8 +128,7 @@ impl Usage {
     /// How the sinks stand, in the order in which they were named.
     #[must_use]
     pub fn sinks(&self) -> Vec<SinkStatus> {
-        let queues = self.shared.queues.iter();
-        queues.map(|queue| queue.status()).collect()
+        self.shared.sinks.status()
     }
 
     #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
@@ -148,8 +147,7 @@ impl Usage {
     /// # Cancellation
     /// Dropped, it leaves the sinks as they are, in a hurry.
     pub async fn shutdown(&self, deadline: Duration) -> Vec<SinkStatus> {
-        let queues = self.shared.queues.iter();
-        futures_util::future::join_all(queues.map(|queue| queue.shut_down(deadline))).await;
+        self.shared.sinks.shut_down(deadline).await;
         self.sinks()
     }
 }
@@ -199,6 +197,12 @@ impl Shared {
         }
     }
 
+    /// The time of day at so many ticks, for others: if it is the system's.
+    pub(super) fn shared_now(&self, ticks: Duration) -> Option<Timestamp> {
+        let is_own = self.clock.is_none() && self.ticks.is_none();
+        is_own.then(|| self.wall.at(ticks, self.start))
+    }
+
     /// The address of a client, if anybody wants to know.
     pub(super) fn client(&self, request: &Parts, clients: &ClientNetwork) -> Option<IpAddr> {
         // It may be found by a user's code.
@@ -215,9 +219,7 @@ impl Shared {
     /// Counts a request. Where it is anonymous, `anywhere` spreads it.
     pub(super) fn record(&self, record: &Record, anywhere: usize) {
         self.table.count(record, anywhere);
-        for queue in &self.queues {
-            queue.push(record);
-        }
+        self.sinks.push(record);
         if let Some(audit) = &self.audit {
             audit.note(record);
         }
@@ -268,14 +270,6 @@ fn tell(what: impl FnOnce()) {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        for queue in &self.queues {
-            queue.abandon();
-        }
-    }
-}
-
 /// Settings of a [`Usage`].
 #[derive(Clone)]
 #[must_use]
@@ -285,7 +279,7 @@ pub struct UsageBuilder {
     observers: Vec<Arc<dyn Observer>>,
     audit: Option<Audit>,
     has_clients: bool,
-    queues: Vec<Arc<dyn Fn(u64) -> Queue<Record> + Send + Sync>>,
+    sinks: SinksBuilder<Record>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
 }
@@ -335,10 +329,7 @@ impl UsageBuilder {
 
     /// As [`UsageBuilder::sink`], and says how records wait for it.
     pub fn sink_with(mut self, buffer: Buffer, sink: impl Sink<Record>) -> Self {
-        let sink = Arc::new(sink);
-        self.queues.push(Arc::new(move |boot| {
-            Queue::new(Arc::clone(&sink), buffer, boot)
-        }));
+        self.sinks.add(buffer, sink);
         self
     }
 
@@ -378,8 +369,6 @@ impl UsageBuilder {
     #[must_use]
     pub fn build(self) -> Usage {
         let names: Arc<[Box<str>]> = self.names.into();
-        let boot = getrandom::u64().unwrap_or_else(|_| SystemClock.now().unix_nanos());
-        let queues = self.queues.iter();
         let shared = Shared {
             table: Table::new(self.room, Arc::clone(&names)),
             names,
@@ -387,7 +376,7 @@ impl UsageBuilder {
             observers: self.observers.into(),
             has_clients: self.has_clients || self.audit.is_some(),
             audit: self.audit,
-            queues: queues.map(|queue| Arc::new(queue(boot))).collect(),
+            sinks: self.sinks.build(),
             clock: self.clock,
             ticks: self.ticks,
             start: Instant::now(),
@@ -404,7 +393,7 @@ impl fmt::Debug for UsageBuilder {
         f.debug_struct("UsageBuilder")
             .field("callers", &self.room)
             .field("units", &self.names)
-            .field("sinks", &self.queues.len())
+            .field("sinks", &self.sinks.len())
             .finish_non_exhaustive()
     }
 }

@@ -89,9 +89,11 @@
 //! - [`Observer`] is for what must hear of each request at once.
 //!
 //! # Cost
-//! Three allocations a request, a look-up, a lock that few callers share, and three readings of
-//! the clock at most. Recording itself allocates nothing for a caller who is known.
+//! Two allocations a request and one more for a body, a look-up, a lock that few callers share,
+//! and three readings of the clock at most. A door and a limit that it calls at once need none of
+//! their own then. Recording itself allocates nothing for a caller who is known.
 
+mod call;
 mod handle;
 mod layer;
 #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
@@ -99,14 +101,15 @@ pub mod metrics;
 pub(crate) mod record;
 mod routes;
 pub(crate) mod sink;
+mod slot;
 mod table;
 mod total;
 mod uploads;
 mod web;
 
-pub use crate::context::UsageSlot;
 pub use handle::{Observer, Usage, UsageBuilder};
 pub use layer::{Counted, UsageLayer};
 pub use record::{Arrival, End, Record, RecordId};
 pub use sink::{Buffer, ChannelSink, JsonLinesSink, Sink, SinkError, SinkStatus, TracingSink};
+pub use slot::UsageSlot;
 pub use total::{Caller, Snapshot, Total};

@@ -13,10 +13,10 @@ use serde::{Serialize, Serializer};
 
 use crate::auth::Transport;
 use crate::clock::Timestamp;
-use crate::context::UNITS;
 use crate::identity::{Identity, Principal};
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::usage::sink::Item;
+use crate::usage::slot::UNITS;
 
 /// One request at its end; or several that are alike, added up, where a sink was too slow for
 /// each of them: see [`Record::requests`].

@@ -7,10 +7,10 @@ use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
 use crate::clock::Timestamp;
-use crate::context::UNITS;
 use crate::identity::Principal;
 use crate::rejection::Reason;
 use crate::usage::record::{Amounts, Record};
+use crate::usage::slot::UNITS;
 
 /// What a caller has used since the process began. Sums saturate.
 #[derive(Clone)]

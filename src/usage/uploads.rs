@@ -1,7 +1,7 @@
 //! Counting what is read of the body of a request, without another type of body: the servers'
 //! own can hold any.
 
-use crate::context::UsageSlot;
+use crate::usage::slot::UsageSlot;
 
 /// The same body, with somebody watching, if it is one of axum's or of tonic's.
 #[cfg_attr(
@@ -31,7 +31,7 @@ mod known {
     use bytes::Bytes;
 
     use crate::body::{Body, Witness};
-    use crate::context::UsageSlot;
+    use crate::usage::slot::UsageSlot;
 
     pub(super) fn watch<B>(slot: &UsageSlot, body: &mut B, hide: impl Fn(Body<B>) -> B)
     where
