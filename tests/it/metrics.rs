@@ -485,3 +485,44 @@ async fn a_store_that_fails_or_is_given_up_says_so() {
         (1.0, 2.0, 3.0)
     );
 }
+
+#[cfg(feature = "tonic")]
+#[tokio::test]
+async fn calls_of_grpc_are_measured_as_such_to_their_trailers() {
+    use crate::greeter::{COUNT, HELLO, call};
+    use crate::usage_of_calls::{records, server_with};
+
+    let (metrics, meter) = Meter::new();
+    let (channel, key, seen) = server_with(Usage::builder().observer(metrics)).await;
+    for (method, text) in [(HELLO, "ann"), (COUNT, "3")] {
+        let answer = call(channel.clone(), method, text, Some(&key)).await;
+        let mut stream = answer.unwrap().into_inner();
+        while let Ok(Some(_)) = stream.message().await {}
+    }
+    assert!(call(channel, HELLO, "ann", None).await.is_err());
+    records(&seen, 3).await;
+
+    let all = meter.read();
+    let of = |method: &'static str, status: &'static str| {
+        let labels = [
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", method),
+            ("rpc.response.status_code", status),
+        ];
+        value(&all, "rpc.server.call.duration", &labels)
+    };
+    let (hello, count) = (HELLO.trim_start_matches('/'), COUNT.trim_start_matches('/'));
+    assert_eq!((of(hello, "OK"), of(count, "ABORTED")), (1.0, 1.0));
+    assert_eq!(of(hello, "UNAUTHENTICATED"), 1.0);
+    assert!(
+        !all.contains_key("http.server.request.duration"),
+        "they count once"
+    );
+    let errors = all["rpc.server.call.duration"].iter();
+    let errors = errors.filter(|(labels, _)| labels.contains_key("error.type"));
+    assert_eq!(
+        errors.count(),
+        0,
+        "what a caller does wrong is no error of the server"
+    );
+}

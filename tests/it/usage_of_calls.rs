@@ -10,7 +10,7 @@ use http_body_util::Full;
 use tokio::net::TcpListener;
 use tollgate::keys::NewKey;
 use tollgate::rejection::{Cause, Reason};
-use tollgate::usage::{End, Record, Usage};
+use tollgate::usage::{End, Record, Usage, UsageBuilder};
 use tollgate::{AuthLayer, Identity, Rejection, UsageLayer};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -22,9 +22,14 @@ use crate::support::{Script, Scripted, clock, issue, keys_over, send};
 use crate::usage::{Seen, watched};
 
 async fn server() -> (Channel, String, Seen) {
+    server_with(Usage::builder()).await
+}
+
+/// A server of gRPC, a client of it, a key, and what is recorded.
+pub(crate) async fn server_with(builder: UsageBuilder) -> (Channel, String, Seen) {
     let keys = keys_over(Scripted::new(Script::Now));
     let key = issue(&keys, NewKey::for_owner("ann")).await;
-    let (usage, seen) = watched(Usage::builder());
+    let (usage, seen) = watched(builder);
     let stack = ServiceBuilder::new()
         .layer(UsageLayer::new(usage))
         .layer(AuthLayer::new(keys).clock(clock()));
@@ -39,7 +44,7 @@ async fn server() -> (Channel, String, Seen) {
 }
 
 /// The records of so many requests, as soon as they are there, and no more.
-async fn records(seen: &Seen, count: usize) -> Vec<Record> {
+pub(crate) async fn records(seen: &Seen, count: usize) -> Vec<Record> {
     while seen.all().len() < count {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
