@@ -144,7 +144,8 @@ impl Rate {
         // In parts, of which a unit has as many as the period has nanoseconds.
         let free = u128::from(latest.nanos - held.nanos) * u128::from(self.count);
         let parts = (free + u128::from(latest.part)).saturating_sub(held.part.into());
-        u32::try_from(parts / u128::from(self.period.max(1))).unwrap_or(self.burst)
+        let (units, _) = divide(parts, self.period.max(1));
+        u32::try_from(units).unwrap_or(self.burst)
     }
 
     /// How long until everything is there again.
@@ -178,10 +179,9 @@ impl Rate {
 
     fn cost(self, units: u32) -> Cell {
         let parts = u128::from(self.period) * u128::from(units);
-        let count = u128::from(self.count);
-        let nanos = u64::try_from(parts / count).unwrap_or(u64::MAX);
+        let (nanos, part) = divide(parts, self.count.into());
         // Less than the count, which is one of 32 bits.
-        let part = u32::try_from(parts % count).unwrap_or(0);
+        let part = u32::try_from(part).unwrap_or(0);
         Cell { nanos, part }
     }
 
@@ -194,6 +194,19 @@ impl Rate {
             part: u32::try_from(part).unwrap_or(0),
         }
     }
+}
+
+/// The quotient, which saturates, and the remainder. Mostly there is no need for 128 bits, which
+/// no processor divides at once.
+fn divide(dividend: u128, divisor: u64) -> (u64, u64) {
+    if let Ok(dividend) = u64::try_from(dividend) {
+        return (dividend / divisor, dividend % divisor);
+    }
+    let divisor = u128::from(divisor);
+    let quotient = u64::try_from(dividend / divisor).unwrap_or(u64::MAX);
+    // Less than the divisor, which is one of 64 bits.
+    let remainder = u64::try_from(dividend % divisor).unwrap_or(0);
+    (quotient, remainder)
 }
 
 #[cfg(test)]
