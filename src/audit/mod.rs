@@ -70,6 +70,13 @@
 //! and of refusals: the very [`Rejection`](crate::Rejection) that the response was made from.
 //! It takes both to have all. A request that shows nothing is no event.
 //!
+//! # What is under way
+//! A request is in the activity from the moment that the fields of its response are there, and
+//! says its bytes and how it went when it has ended. One that waits for its response is in none
+//! yet: while its body is read, or a handler takes long, for instance. One that has upgraded its
+//! connection has ended then. A credential that has made room for others begins anew, whatever is
+//! under way with it.
+//!
 //! # Privacy
 //! There are no secrets in it, and no path, query or field of a request. There are names of
 //! callers and addresses of clients, which are personal data in many places.
@@ -92,6 +99,7 @@ use crate::usage::sink::{Buffer, Sink, SinkStatus, Sinks, SinksBuilder};
 
 use activity::Activities;
 pub use activity::{Act, Activity};
+pub(crate) use activity::{Deed, UnderWay};
 pub use event::{Event, EventKind};
 
 /// Writes down what happens to credentials, and what is done with them: see the
@@ -148,10 +156,15 @@ impl Audit {
         self.shared.sinks.push(&Event::of_key(event, identity));
     }
 
+    /// The response to a request has begun.
+    pub(crate) fn begin(&self, caller: &Identity, deed: &Deed<'_>) -> Option<UnderWay> {
+        self.shared.activities.begin(caller, deed)
+    }
+
     /// A request has ended.
-    pub(crate) fn note(&self, record: &Record) {
+    pub(crate) fn note(&self, record: &Record, begun: Option<UnderWay>) {
         let shared = &*self.shared;
-        let is_news = shared.activities.note(record);
+        let is_news = shared.activities.note(record, begun);
         if let Some(event) = Event::of_refusal(record) {
             shared.sinks.push(&event);
         }

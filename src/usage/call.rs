@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, Response, StatusCode};
 
+use crate::audit::{Deed, UnderWay};
 use crate::body::{Body, Witness};
 use crate::gate::Stamp;
 use crate::grpc::GRPC_STATUS;
@@ -42,6 +43,7 @@ impl<B: http_body::Body> Stamp<B> for UsageStamp {
             // Nobody may ask for it.
             call.reached = Some(call.to_headers);
         }
+        call.begin();
         response.body_mut().watch(call);
     }
 
@@ -77,6 +79,8 @@ struct Call {
     /// The frames of the body, where they have the trailers.
     frames: Option<Box<WebFrames>>,
     refusal: Option<Rejection>,
+    /// In the audit trail, if there is one.
+    under_way: Option<UnderWay>,
     to_headers: Duration,
     bytes_out: u64,
     /// How long the body of the response is, if that is known.
@@ -98,11 +102,33 @@ impl Call {
             grpc_status,
             frames: is_grpc.then(|| WebFrames::of(fields)).flatten(),
             refusal: refusal(response, grpc_status),
+            under_way: None,
             bytes_out: 0,
             length: None,
             reached: None,
             has_ended: false,
         }
+    }
+
+    /// Has it written down that it is under way.
+    fn begin(&mut self) {
+        let (shared, asked) = (self.slot.shared(), self.slot.asked());
+        let Some(audit) = shared.audit() else { return };
+        let refusal = self.refusal.as_ref();
+        self.under_way = self.slot.noted(|noted| {
+            let deed = Deed {
+                client: asked.client,
+                method: &asked.method,
+                route: noted.route.as_ref(),
+                status: Some(self.status),
+                // As most of them end.
+                grpc_status: self.grpc_status.or_else(|| asked.is_grpc.then_some(OK)),
+                refusal: refusal.map(|rejection| (rejection.reason(), rejection.cause())),
+                end: refusal.map_or(End::Complete, |_| End::Refused),
+                at: shared.at(asked.started.saturating_add(self.to_headers)),
+            };
+            audit.begin(noted.caller.as_ref()?, &deed)
+        });
     }
 
     /// Counts it, unless that was done.
@@ -115,6 +141,7 @@ impl Call {
             grpc_status: self.grpc_status,
             is_of_a_method: self.is_of_a_method(),
             rejection: self.refusal.take(),
+            under_way: self.under_way.take(),
             end,
             bytes_out: self.bytes_out,
             to_headers: Some(self.to_headers),
@@ -141,6 +168,7 @@ struct Outcome {
     grpc_status: Option<u32>,
     is_of_a_method: bool,
     rejection: Option<Rejection>,
+    under_way: Option<UnderWay>,
     end: End,
     bytes_out: u64,
     to_headers: Option<Duration>,
@@ -155,6 +183,7 @@ impl Outcome {
             grpc_status: None,
             is_of_a_method: false,
             rejection: None,
+            under_way: None,
             end,
             bytes_out: 0,
             to_headers: None,
@@ -199,6 +228,9 @@ fn count(slot: &UsageSlot, outcome: Outcome) {
         names: Arc::clone(&shared.names),
         units: noted.units,
     };
+    if let Some(audit) = shared.audit() {
+        audit.note(&record, outcome.under_way);
+    }
     shared.record(&record, slot.address());
 }
 

@@ -216,13 +216,15 @@ impl Shared {
         }
     }
 
+    /// Where what is done with credentials is written down, if it is.
+    pub(super) fn audit(&self) -> Option<&Audit> {
+        self.audit.as_ref()
+    }
+
     /// Counts a request. Where it is anonymous, `anywhere` spreads it.
     pub(super) fn record(&self, record: &Record, anywhere: usize) {
         self.table.count(record, anywhere);
         self.sinks.push(record);
-        if let Some(audit) = &self.audit {
-            audit.note(record);
-        }
         for observer in &self.observers {
             tell(|| observer.ended(record));
         }

@@ -176,6 +176,11 @@ impl UsageSlot {
         (bytes != UNREAD).then_some(bytes)
     }
 
+    /// What was noted until now.
+    pub(super) fn noted<T>(&self, read: impl FnOnce(&Noted) -> T) -> T {
+        read(&self.0.noted.lock())
+    }
+
     /// Takes what was noted. Nothing is noted from now on.
     pub(super) fn end(&self) -> Noted {
         let mut noted = self.0.noted.lock();

@@ -1,5 +1,6 @@
 //! What the crate promises, checked from outside: one binary, a module a subject.
 
+mod activity;
 mod audit;
 mod authorization;
 mod budgets;
