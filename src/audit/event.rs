@@ -204,7 +204,8 @@ impl Event {
         self.identity.as_ref()?.credential_id()
     }
 
-    /// From where it was tried; none if it was no request, or that is not known.
+    /// From where it was tried; none if it was no request, or that is not known, or several were
+    /// added up that came from several.
     #[must_use]
     pub fn client(&self) -> Option<IpAddr> {
         self.client
@@ -239,7 +240,8 @@ impl Event {
         let rejection = self.rejection.as_ref();
         (
             self.kind,
-            self.client,
+            // Strangers can come from anywhere.
+            self.identity.as_ref().and(self.client),
             &self.method,
             self.route(),
             rejection.map(|rejection| (rejection.reason(), rejection.cause())),
@@ -273,7 +275,12 @@ impl Item for Event {
 
     fn merge(&mut self, other: &Self) {
         self.at = self.at.max(other.at);
+        self.client = self.client.filter(|client| other.client == Some(*client));
         self.times = self.times.saturating_add(other.times);
+    }
+
+    fn forget_client(&mut self) {
+        self.client = None;
     }
 }
 

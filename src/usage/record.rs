@@ -170,7 +170,8 @@ impl Record {
     }
 
     /// The address of the client, which is personal data in many places: none unless there is an
-    /// [audit trail](UsageBuilder::audit), or [`UsageBuilder::client_addresses`] wants it.
+    /// [audit trail](UsageBuilder::audit), or [`UsageBuilder::client_addresses`] wants it. Nor is
+    /// there one where several were added up that came from several.
     #[must_use]
     pub fn client(&self) -> Option<IpAddr> {
         self.client
@@ -273,7 +274,8 @@ impl Record {
     }
 
     /// How many requests this is: one, unless a sink was too slow. Then requests of the same
-    /// caller to the same route with the same outcome are added up, before any are lost.
+    /// caller to the same route with the same outcome are added up, before any are lost: by the
+    /// client's address, if the caller is known, as long as there are not too many.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests
@@ -302,7 +304,8 @@ impl Record {
             self.is_grpc,
             self.grpc_status,
             (self.refusal(), self.cause()),
-            self.client,
+            // Strangers can come from anywhere.
+            self.identity.as_ref().and(self.client),
             self.end,
         )
     }
@@ -317,7 +320,7 @@ impl Item for Record {
         self.id = id;
     }
 
-    /// Nothing but times and sums is lost.
+    /// Nothing but times and sums is lost, and where strangers came from.
     fn is_like(&self, other: &Self) -> bool {
         self.principal() == other.principal() && self.traits() == other.traits()
     }
@@ -333,6 +336,7 @@ impl Item for Record {
 
     fn merge(&mut self, other: &Self) {
         self.at = self.at.max(other.at);
+        self.client = self.client.filter(|client| other.client == Some(*client));
         self.bytes_in = self.bytes_in.saturating_add(other.bytes_in);
         self.bytes_out = self.bytes_out.saturating_add(other.bytes_out);
         self.to_end = self.to_end.saturating_add(other.to_end);
@@ -344,6 +348,10 @@ impl Item for Record {
         for (own, more) in self.units.iter_mut().zip(other.units) {
             *own = own.saturating_add(more);
         }
+    }
+
+    fn forget_client(&mut self) {
+        self.client = None;
     }
 }
 

@@ -52,4 +52,5 @@ mod usage_of_calls;
 mod usage_queues;
 mod usage_refusals;
 mod usage_sinks;
+mod usage_sums;
 mod usage_totals;

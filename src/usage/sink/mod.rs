@@ -5,6 +5,7 @@ mod channel;
 mod json_lines;
 mod queue;
 mod sinks;
+mod sums;
 mod tracing;
 
 use std::error::Error as StdError;

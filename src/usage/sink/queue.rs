@@ -9,10 +9,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable, select};
-use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -20,6 +18,7 @@ use tokio::time::Sleep;
 
 use crate::timeout::Timer;
 use crate::usage::record::RecordId;
+use crate::usage::sink::sums::Sums;
 use crate::usage::sink::{Buffer, Sink, SinkError, SinkStatus};
 
 /// What can wait for a sink.
@@ -37,6 +36,9 @@ pub(crate) trait Item: Clone + Send + Sync + 'static {
 
     /// Adds one that is alike.
     fn merge(&mut self, other: &Self);
+
+    /// Is alike from now on to those that came from elsewhere.
+    fn forget_client(&mut self);
 }
 
 type Delivered<'a> = Pin<Box<dyn Future<Output = Result<(), SinkError>> + Send + 'a>>;
@@ -56,7 +58,6 @@ pub(crate) struct Queue<T> {
     sink: Box<dyn Deliver<T>>,
     buffer: Buffer,
     timer: Timer,
-    seed: RandomState,
     boot: u64,
     state: Mutex<State<T>>,
     /// There is something to do.
@@ -67,7 +68,7 @@ pub(crate) struct Queue<T> {
 
 struct State<T> {
     waiting: VecDeque<T>,
-    sums: HashTable<T>,
+    sums: Sums<T>,
     next: u64,
     status: SinkStatus,
     phase: Phase,
@@ -106,11 +107,10 @@ impl<T: Item> Queue<T> {
             sink: Box::new(sink),
             buffer,
             timer: Timer::default(),
-            seed: RandomState::default(),
             boot,
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
-                sums: HashTable::new(),
+                sums: Sums::new(buffer.kinds),
                 next: 0,
                 status: SinkStatus::default(),
                 phase: Phase::Open,
@@ -140,8 +140,9 @@ impl<T: Item> Queue<T> {
             let mut item = item.clone();
             item.set_id(id);
             state.waiting.push_back(item);
-        } else {
-            self.merge(&mut state, item, id);
+        } else if !state.sums.add(item, id) {
+            state.status.waiting -= item.count();
+            state.status.lost += item.count();
         }
         let is_news = state.len() >= state.wakes_at;
         if is_news {
@@ -154,22 +155,6 @@ impl<T: Item> Queue<T> {
         }
         if is_news {
             self.work.notify_one();
-        }
-    }
-
-    /// Adds it to what is like it.
-    fn merge(&self, state: &mut State<T>, item: &T, id: RecordId) {
-        let hash = item.likeness(&self.seed);
-        if let Some(sum) = state.sums.find_mut(hash, |sum| sum.is_like(item)) {
-            sum.merge(item);
-        } else if state.sums.len() < self.buffer.kinds {
-            let mut item = item.clone();
-            item.set_id(id);
-            let rehash = |sum: &T| sum.likeness(&self.seed);
-            state.sums.insert_unique(hash, item, rehash);
-        } else {
-            state.status.waiting -= item.count();
-            state.status.lost += item.count();
         }
     }
 
@@ -246,14 +231,8 @@ impl<T: Item> Queue<T> {
         let count = self.buffer.batch;
         let singles = state.waiting.len().min(count);
         let mut items: Vec<_> = state.waiting.drain(..singles).collect();
-        let sums = count - singles;
         // Sums come after the single ones that they were too many for.
-        if state.sums.len() <= sums {
-            items.extend(state.sums.drain());
-        } else {
-            let some = state.sums.extract_if(|_| true).take(sums);
-            items.extend(some);
-        }
+        items.extend(state.sums.take(count - singles));
         Batch {
             queue: Arc::clone(self),
             items,
@@ -482,6 +461,8 @@ mod tests {
         }
 
         fn merge(&mut self, _: &Self) {}
+
+        fn forget_client(&mut self) {}
     }
 
     struct Void;
