@@ -59,7 +59,8 @@ pub struct Arrival<'r> {
     pub transport: Transport,
 }
 
-/// Which record it is: the same each time that it is delivered, and no other's.
+/// Which record it is: the same each time that it is delivered, at each sink, and no other's.
+/// Several that were added up have that of one of them.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RecordId {
     pub(super) boot: u64,

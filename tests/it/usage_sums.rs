@@ -1,5 +1,6 @@
 //! What is added up where a sink is too slow: strangers take no room from callers. Row I3.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -150,4 +151,38 @@ async fn strangers_from_anywhere_take_no_room_from_an_event_of_a_caller() {
     let all: Vec<Event> = reader.await.unwrap();
     let of_ann = all.iter().filter(|event| event.principal().is_some());
     assert_eq!(of_ann.map(Event::times).sum::<u64>(), 12);
+}
+
+#[test]
+fn an_id_names_the_same_record_at_each_sink() {
+    let sinks: Vec<_> = (0..2).map(|_| Acting::new(&[Take])).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let mut usage = Usage::builder();
+    for sink in &sinks {
+        usage = usage.sink(sink.clone());
+    }
+    let usage = usage.build();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (usage, runtime) = (&usage, &runtime);
+            scope.spawn(move || {
+                let _entered = runtime.enter();
+                for n in 0..200 {
+                    send_from(usage, Some(&format!("{thread}-{n}")), 1);
+                }
+            });
+        }
+    });
+    runtime.block_on(usage.shutdown(5 * SECOND));
+    let read = |sink: &Acting| -> BTreeMap<_, _> {
+        let named = |record: &Record| {
+            let name = record.principal().unwrap().subject().to_owned();
+            (record.id(), name)
+        };
+        sink.taken().iter().map(named).collect()
+    };
+    let (one, two) = (read(&sinks[0]), read(&sinks[1]));
+    assert_eq!(one.len(), 1_600);
+    assert_eq!(one, two);
 }

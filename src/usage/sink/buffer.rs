@@ -81,7 +81,8 @@ impl Default for Buffer {
     }
 }
 
-/// How a sink stands, in what its items stand for, which of records are requests: `recorded` is the sum of `delivered`, `lost` and `waiting`.
+/// How a sink stands, in what its items stand for, which of records are requests: `recorded` is
+/// the sum of `delivered`, `lost` and `waiting`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct SinkStatus {
@@ -95,4 +96,16 @@ pub struct SinkStatus {
     pub waiting: u64,
     /// How often it did not take a batch.
     pub failures: u64,
+}
+
+impl SinkStatus {
+    /// What waited has become something else.
+    pub(super) fn move_waiting(&mut self, count: u64, to: impl FnOnce(&mut Self) -> &mut u64) {
+        self.waiting = self.waiting.saturating_sub(count);
+        add(to(self), count);
+    }
+}
+
+pub(super) fn add(sum: &mut u64, count: u64) {
+    *sum = sum.saturating_add(count);
 }

@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 
 use crate::timeout::Timer;
 use crate::usage::record::RecordId;
+use crate::usage::sink::buffer::add;
 use crate::usage::sink::sums::Sums;
 use crate::usage::sink::{Buffer, Sink, SinkError, SinkStatus};
 
@@ -58,7 +59,6 @@ pub(crate) struct Queue<T> {
     sink: Box<dyn Deliver<T>>,
     buffer: Buffer,
     timer: Timer,
-    boot: u64,
     state: Mutex<State<T>>,
     /// There is something to do.
     work: Notify,
@@ -69,7 +69,6 @@ pub(crate) struct Queue<T> {
 struct State<T> {
     waiting: VecDeque<T>,
     sums: Sums<T>,
-    next: u64,
     status: SinkStatus,
     phase: Phase,
     /// The task that delivers, if there is one.
@@ -101,17 +100,14 @@ enum Step<T> {
 }
 
 impl<T: Item> Queue<T> {
-    /// `boot` tells the ids of its items from those of others.
-    pub(crate) fn new(sink: impl Sink<T>, buffer: Buffer, boot: u64) -> Self {
+    pub(crate) fn new(sink: impl Sink<T>, buffer: Buffer) -> Self {
         Self {
             sink: Box::new(sink),
             buffer,
             timer: Timer::default(),
-            boot,
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 sums: Sums::new(buffer.kinds),
-                next: 0,
                 status: SinkStatus::default(),
                 phase: Phase::Open,
                 worker: None,
@@ -123,26 +119,22 @@ impl<T: Item> Queue<T> {
     }
 
     /// Lets an item wait. Never does so itself.
-    pub(crate) fn push(self: &Arc<Self>, item: &T) {
+    pub(crate) fn push(self: &Arc<Self>, item: &T, id: RecordId) {
         let mut state = self.state.lock();
-        state.status.recorded += item.count();
+        add(&mut state.status.recorded, item.count());
         if state.phase == Phase::Closed {
-            state.status.lost += item.count();
+            add(&mut state.status.lost, item.count());
             return;
         }
-        state.status.waiting += item.count();
-        let id = RecordId {
-            boot: self.boot,
-            number: state.next,
-        };
-        state.next += 1;
+        add(&mut state.status.waiting, item.count());
         if state.waiting.len() < self.buffer.capacity {
             let mut item = item.clone();
             item.set_id(id);
             state.waiting.push_back(item);
         } else if !state.sums.add(item, id) {
-            state.status.waiting -= item.count();
-            state.status.lost += item.count();
+            state
+                .status
+                .move_waiting(item.count(), |status| &mut status.lost);
         }
         let is_news = state.len() >= state.wakes_at;
         if is_news {
@@ -258,7 +250,7 @@ impl<T> Queue<T> {
         state.waiting.clear();
         state.sums.clear();
         let lost = mem::take(&mut state.status.waiting);
-        state.status.lost += lost;
+        add(&mut state.status.lost, lost);
         let worker = state.worker.clone();
         drop(state);
         if let Some(worker) = worker {
@@ -293,12 +285,12 @@ impl<T: Item> Batch<T> {
     }
 
     fn settle(mut self, account: impl FnOnce(&mut SinkStatus) -> &mut u64) {
-        let count: u64 = self.items.drain(..).map(|item| item.count()).sum();
+        let counts = self.items.drain(..).map(|item| item.count());
+        let count = counts.fold(0, u64::saturating_add);
         let mut state = self.queue.state.lock();
         // Else all of this was counted as lost already.
         if state.phase != Phase::Closed {
-            state.status.waiting -= count;
-            *account(&mut state.status) += count;
+            state.status.move_waiting(count, account);
         }
         let is_settled = state.status.waiting == 0;
         drop(state);
@@ -396,7 +388,7 @@ impl<T: Item> Worker<T> {
             };
             let phase = {
                 let mut state = queue.state.lock();
-                state.status.failures += 1;
+                add(&mut state.status.failures, 1);
                 state.phase
             };
             let items = batch.items.len();
@@ -477,19 +469,19 @@ mod tests {
     /// have a handle that leads nowhere.
     #[test]
     fn a_task_that_has_ended_leaves_no_handle_behind() {
-        let queue = Arc::new(Queue::new(Void, Buffer::new(), 0));
+        let queue = Arc::new(Queue::new(Void, Buffer::new()));
         let new = || tokio::runtime::Builder::new_current_thread().build();
         let runtime = new().unwrap();
         let ended = runtime.handle().clone();
         drop(runtime);
         let _entered = ended.enter();
-        queue.push(&One);
+        queue.push(&One, RecordId::default());
         assert!(queue.state.lock().worker.is_none());
         assert!(!queue.start());
 
         let runtime = new().unwrap();
         let _entered = runtime.enter();
-        queue.push(&One);
+        queue.push(&One, RecordId::default());
         assert!(queue.state.lock().worker.is_some());
         runtime.block_on(queue.shut_down(Duration::ZERO));
         assert_eq!(queue.status().lost + queue.status().delivered, 2);
