@@ -83,6 +83,13 @@ pub(crate) fn note_caller(extensions: &Extensions, caller: &Identity) {
     }
 }
 
+/// Tells who writes down, outside, that a gate has refused.
+pub(crate) fn note_rejection(extensions: &Extensions, rejection: &Rejection) {
+    if let Some(slot) = extensions.get::<UsageSlot>() {
+        slot.note_rejection(rejection);
+    }
+}
+
 /// The time of day, as one who counts outside has asked for it a moment ago; none if anybody
 /// may have waited since.
 pub(crate) fn now(extensions: &Extensions) -> Option<Timestamp> {

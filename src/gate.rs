@@ -25,7 +25,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::Body;
-use crate::context::note_caller;
+use crate::context::{note_caller, note_rejection};
 use crate::grpc::Dialect;
 use crate::pending::Pending;
 use crate::rejection::Rejection;
@@ -241,6 +241,7 @@ where
             note_caller(&request.extensions, &holder);
         }
         let rejection = rejection.spoken(Dialect::of(request));
+        note_rejection(&request.extensions, &rejection);
         Self::Refused {
             response: Some(check.answer(rejection)),
             head: request.method == Method::HEAD,

@@ -17,7 +17,7 @@ use serde::{Serialize, Serializer};
 use crate::audit::event::seconds;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
-use crate::rejection::{Cause, Reason};
+use crate::rejection::{Cause, Reason, Rejection};
 use crate::usage::record::{End, Record, Route};
 
 /// What was done with a credential, in this process, since it was seen first.
@@ -76,14 +76,14 @@ pub(crate) struct UnderWay {
 }
 
 impl<'r> Deed<'r> {
-    pub(super) fn of(record: &'r Record) -> Self {
+    fn of(record: &'r Record, rejection: Option<&Rejection>) -> Self {
         Self {
             client: record.client(),
             method: record.method(),
             route: record.route.as_ref(),
             status: record.status(),
             grpc_status: record.grpc_status(),
-            refusal: record.refusal().zip(record.cause()),
+            refusal: rejection.map(|why| (why.reason(), why.cause())),
             end: record.end(),
             at: record.at(),
         }
@@ -255,7 +255,7 @@ impl Act {
         self.grpc_status.filter(|_| self.has_ended())
     }
 
-    /// Why it was refused, if it was.
+    /// Why it was refused, if it was, whatever a layer between has answered in its place.
     #[must_use]
     pub fn refusal(&self) -> Option<Reason> {
         self.refusal.map(|(reason, _)| reason)
@@ -372,8 +372,13 @@ impl Activities {
 
     /// Notes what was done with a credential. Says whether it is to be told that it is used in
     /// grace.
-    pub(super) fn note(&self, record: &Record, begun: Option<UnderWay>) -> bool {
-        let deed = Deed::of(record);
+    pub(super) fn note(
+        &self,
+        record: &Record,
+        rejection: Option<&Rejection>,
+        begun: Option<UnderWay>,
+    ) -> bool {
+        let deed = Deed::of(record, rejection);
         let caller = record.identity();
         let activity = caller.and_then(|caller| self.find(caller, deed.at));
         let mut ends = None;

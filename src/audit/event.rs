@@ -150,8 +150,7 @@ impl Event {
     }
 
     /// What the refusal of a request is.
-    pub(super) fn of_refusal(record: &Record) -> Option<Self> {
-        let rejection = record.rejection()?;
+    pub(super) fn of_refusal(record: &Record, rejection: &Rejection) -> Option<Self> {
         let kind = EventKind::of(rejection)?;
         Some(Self {
             rejection: Some(rejection.clone()),
@@ -223,7 +222,8 @@ impl Event {
         self.route.as_ref().map(Route::as_str)
     }
 
-    /// Why it was refused, if it was: what the response was made from.
+    /// Why it was refused, if it was: what the response was made from, before any layer between
+    /// answered otherwise.
     #[must_use]
     pub fn rejection(&self) -> Option<&Rejection> {
         self.rejection.as_ref()

@@ -68,7 +68,9 @@
 //! [`ApiKeys::audit`](crate::ApiKeys::audit) tells of what is done to keys, and
 //! [`UsageBuilder::audit`](crate::usage::UsageBuilder::audit) of what is done with credentials,
 //! and of refusals: the very [`Rejection`](crate::Rejection) that the response was made from.
-//! It takes both to have all. A request that shows nothing is no event.
+//! It takes both to have all. A request that shows nothing is no event. What a layer of this crate
+//! has refused is there even if a layer between answers otherwise, with a redirect for instance,
+//! unless a caller was let in after all; what a handler refuses is there if the response says so.
 //!
 //! # What is under way
 //! A request is in the activity from the moment that the fields of its response are there, and
@@ -94,6 +96,7 @@ use std::time::Duration;
 
 use crate::identity::Identity;
 use crate::keys::{KeyEvent, KeyEventKind};
+use crate::rejection::Rejection;
 use crate::usage::record::Record;
 use crate::usage::sink::{Buffer, Sink, SinkStatus, Sinks, SinksBuilder};
 
@@ -161,11 +164,12 @@ impl Audit {
         self.shared.activities.begin(caller, deed)
     }
 
-    /// A request has ended.
-    pub(crate) fn note(&self, record: &Record, begun: Option<UnderWay>) {
+    /// A request has ended, which a gate may have refused, whatever the response says.
+    pub(crate) fn note(&self, record: &Record, noted: Option<&Rejection>, begun: Option<UnderWay>) {
         let shared = &*self.shared;
-        let is_news = shared.activities.note(record, begun);
-        if let Some(event) = Event::of_refusal(record) {
+        let rejection = record.rejection().or(noted);
+        let is_news = shared.activities.note(record, rejection, begun);
+        if let Some(event) = rejection.and_then(|why| Event::of_refusal(record, why)) {
             shared.sinks.push(&event);
         }
         let until = record.identity().and_then(Identity::expires_at);

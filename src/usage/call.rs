@@ -114,8 +114,9 @@ impl Call {
     fn begin(&mut self) {
         let (shared, asked) = (self.slot.shared(), self.slot.asked());
         let Some(audit) = shared.audit() else { return };
-        let refusal = self.refusal.as_ref();
         self.under_way = self.slot.noted(|noted| {
+            let said = self.refusal.as_ref();
+            let refusal = said.or(noted.rejection.as_deref());
             let deed = Deed {
                 client: asked.client,
                 method: &asked.method,
@@ -124,7 +125,7 @@ impl Call {
                 // As most of them end.
                 grpc_status: self.grpc_status.or_else(|| asked.is_grpc.then_some(OK)),
                 refusal: refusal.map(|rejection| (rejection.reason(), rejection.cause())),
-                end: refusal.map_or(End::Complete, |_| End::Refused),
+                end: said.map_or(End::Complete, |_| End::Refused),
                 at: shared.at(asked.started.saturating_add(self.to_headers)),
             };
             audit.begin(noted.caller.as_ref()?, &deed)
@@ -229,7 +230,7 @@ fn count(slot: &UsageSlot, outcome: Outcome) {
         units: noted.units,
     };
     if let Some(audit) = shared.audit() {
-        audit.note(&record, outcome.under_way);
+        audit.note(&record, noted.rejection.as_deref(), outcome.under_way);
     }
     shared.record(&record, slot.address());
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::auth::Transport;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
+use crate::rejection::Rejection;
 use crate::usage::handle::Shared;
 use crate::usage::record::Route;
 
@@ -68,6 +69,8 @@ pub(super) struct Noted {
     pub(super) route: Option<Route>,
     /// The path of a call that may be a route.
     pub(super) path: Option<Box<str>>,
+    /// How a gate has refused it, for an audit trail: also if the response does not say so.
+    pub(super) rejection: Option<Box<Rejection>>,
     has_ended: bool,
 }
 
@@ -196,11 +199,25 @@ impl UsageSlot {
         Arc::as_ptr(&self.0).addr()
     }
 
-    /// Notes who calls.
+    /// Notes that a gate has refused the request, where that is written down.
+    pub(crate) fn note_rejection(&self, rejection: &Rejection) {
+        if self.0.shared.audit().is_some() {
+            let mut noted = self.0.noted.lock();
+            if !noted.has_ended {
+                noted.rejection = Some(Box::new(rejection.clone()));
+            }
+        }
+        if let Some(outer) = &self.0.outer {
+            outer.note_rejection(rejection);
+        }
+    }
+
+    /// Notes who calls. If they were refused before, that is over.
     pub(crate) fn note(&self, caller: &Identity) {
         let mut noted = self.0.noted.lock();
         if !noted.has_ended {
             noted.caller = Some(caller.clone());
+            noted.rejection = None;
         }
         drop(noted);
         if let Some(outer) = &self.0.outer {

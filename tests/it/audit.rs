@@ -17,7 +17,7 @@ use tollgate::rejection::{Cause, Reason};
 use tollgate::testing::TestIssuer;
 use tollgate::usage::{ChannelSink, JsonLinesSink, Usage};
 use tollgate::{ApiKeys, AuthLayer, Jwt, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
-use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::support::{NOW, clock, peppers};
 
@@ -353,4 +353,70 @@ async fn events_go_to_a_file_as_lines_of_json() {
     assert_eq!(names, ["key_issued", "key_owner_removed"]);
     assert_eq!(events[1]["subject"], "ann");
     assert_eq!(events[1]["at"], 1_800_000_000.0);
+}
+
+#[tokio::test]
+async fn what_a_gate_has_refused_is_written_down_whatever_is_answered_in_its_place() {
+    let (audit, events) = trail();
+    let clock = clock();
+    let keys = keys(&audit, &clock);
+    let revoked = keys.issue(NewKey::for_owner("ann")).await.unwrap();
+    keys.revoke(revoked.record.id).await.unwrap();
+    let to_login = |mut response: http::Response<_>| {
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        response
+    };
+    let service = ServiceBuilder::new()
+        .layer(usage(&audit, &clock))
+        .map_response(to_login)
+        .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))
+        .service(service_fn(hello));
+    let shown = ("x-api-key", revoked.key.expose());
+    assert_eq!(ask(&service, shown, "/r", "192.0.2.1").await, 303);
+
+    let activity = keys.activity(revoked.record.id).unwrap();
+    let act = &activity.acts()[0];
+    assert_eq!(
+        (act.status(), act.refusal()),
+        (Some(StatusCode::SEE_OTHER), Some(Reason::CredentialRevoked))
+    );
+    let all = told(&audit, events).await;
+    let misuse = all.last().unwrap();
+    let kind = EventKind::Key(KeyEventKind::UsedAfterEnd(EndCause::Revoked));
+    assert_eq!(
+        (misuse.kind(), misuse.client()),
+        (kind, Some(from("192.0.2.1")))
+    );
+    assert_eq!(misuse.rejection().unwrap().cause(), Cause::KeyRevoked);
+}
+
+/// A second door that is asked where the first one has refused.
+#[tokio::test]
+async fn who_is_let_in_after_all_was_not_refused() {
+    let (audit, events) = trail();
+    let clock = clock();
+    let (first, second) = (keys(&audit, &clock), keys(&audit, &clock));
+    let key = second.issue(NewKey::for_owner("ann")).await.unwrap();
+    let door = |keys: ApiKeys<MemoryKeys>| {
+        let layer = AuthLayer::new(keys).clock(clock.clone());
+        layer.layer(service_fn(hello))
+    };
+    let doors = [door(first), door(second.clone())];
+    let either = service_fn(move |request: Request<()>| {
+        let [first, second] = doors.clone();
+        async move {
+            let response = first.oneshot(request.clone()).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok(response);
+            }
+            second.oneshot(request).await
+        }
+    });
+    let service = usage(&audit, &clock).layer(either);
+    let shown = ("x-api-key", key.key.expose());
+    assert_eq!(ask(&service, shown, "/r", "192.0.2.1").await, 200);
+    let activity = second.activity(key.record.id).unwrap();
+    assert_eq!(activity.acts()[0].refusal(), None);
+    let all = told(&audit, events).await;
+    assert_eq!(all.len(), 1, "that it was issued: {all:#?}");
 }
