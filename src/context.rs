@@ -90,6 +90,12 @@ pub(crate) fn note_rejection(extensions: &Extensions, rejection: &Rejection) {
     }
 }
 
+/// Whether somebody outside writes down what is refused.
+pub(crate) fn is_audited(extensions: &Extensions) -> bool {
+    let slot = extensions.get::<UsageSlot>();
+    slot.is_some_and(UsageSlot::is_audited)
+}
+
 /// The time of day, as one who counts outside has asked for it a moment ago; none if anybody
 /// may have waited since.
 pub(crate) fn now(extensions: &Extensions) -> Option<Timestamp> {

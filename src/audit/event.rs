@@ -37,14 +37,21 @@ pub struct Event {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// The caller is known, and may not do this, or not from there:
-    /// [`Reason::Forbidden`], [`Reason::SourceNotAllowed`].
+    /// The caller is known, and may not do this, or not from there or like that, whether they
+    /// were told so or not.
     AccessDenied,
-    /// A request came in clear: what it showed has been seen. (That a key was ended for it is
+    /// A request came in clear, with a credential that has been seen: in `Authorization`, in
+    /// `X-API-Key`, or in the query, if it is one of the keys of
+    /// [`HttpsOnlyLayer::burn`](crate::auth::HttpsOnlyLayer::burn). (That a key was ended for it is
     /// another event.)
     CleartextExposure,
+    /// A credential stood in the URI, where whoever is on the way writes it down, and where none
+    /// is accepted.
+    CredentialInUri,
     /// Something happened in the life of a key, or it was used while it should not be.
     Key(KeyEventKind),
+    /// The right key was used while it was disabled, or before its time.
+    KeyInactive,
     /// A key was refused that is none, or whose secret is wrong.
     KeyRefused,
     /// A quota was used up, or too many credentials of a network failed.
@@ -66,6 +73,7 @@ impl EventKind {
         match self {
             Self::AccessDenied => "access_denied",
             Self::CleartextExposure => "cleartext_exposure",
+            Self::CredentialInUri => "credential_in_uri",
             Self::Key(kind) => match kind {
                 KeyEventKind::Disabled => "key_disabled",
                 KeyEventKind::Enabled => "key_enabled",
@@ -82,6 +90,7 @@ impl EventKind {
                 KeyEventKind::UsedAfterEnd(_) => "key_used_after_end",
                 KeyEventKind::UsedInGrace { .. } => "key_used_in_grace",
             },
+            Self::KeyInactive => "key_inactive",
             Self::KeyRefused => "key_refused",
             Self::LimitHit => "limit_hit",
             Self::NotDecided => "not_decided",
@@ -93,14 +102,20 @@ impl EventKind {
 
     /// What a refusal is; none if nothing was shown, which is no misuse.
     fn of(rejection: &Rejection) -> Option<Self> {
+        // What the client is told may hide it.
+        match rejection.cause() {
+            Cause::KeyDisabled | Cause::KeyNotYetValid => return Some(Self::KeyInactive),
+            Cause::Restricted => return Some(Self::AccessDenied),
+            _ => {}
+        }
         if let Some(end) = end_of(rejection.cause()) {
             return Some(Self::Key(KeyEventKind::UsedAfterEnd(end)));
         }
         Some(match rejection.reason() {
             Reason::CredentialsMissing => return None,
-            Reason::CredentialsAmbiguous | Reason::RequestMalformed | Reason::CredentialInUri => {
-                Self::NotUnderstood
-            }
+            Reason::InsecureTransport if rejection.showed_nothing => return None,
+            Reason::CredentialsAmbiguous | Reason::RequestMalformed => Self::NotUnderstood,
+            Reason::CredentialInUri => Self::CredentialInUri,
             Reason::CredentialInvalid
             | Reason::CredentialExpired
             | Reason::CredentialNotYetValid
@@ -135,13 +150,13 @@ const fn end_of(cause: Cause) -> Option<EndCause> {
 
 impl Event {
     /// What happened to a key.
-    pub(super) fn of_key(event: &KeyEvent, identity: Identity) -> Self {
+    pub(super) fn of_key(event: &KeyEvent, identity: Identity, client: Option<IpAddr>) -> Self {
         Self {
             id: RecordId::default(),
             at: event.at,
             kind: EventKind::Key(event.kind),
             identity: Some(identity),
-            client: None,
+            client,
             method: None,
             route: None,
             rejection: None,
@@ -203,7 +218,7 @@ impl Event {
         self.identity.as_ref()?.credential_id()
     }
 
-    /// From where it was tried; none if it was no request, or that is not known, or several were
+    /// From where it was tried, or shown in clear; none if it was no request, or that is not known, or several were
     /// added up that came from several.
     #[must_use]
     pub fn client(&self) -> Option<IpAddr> {

@@ -91,6 +91,7 @@ mod activity;
 mod event;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,9 +155,10 @@ impl Audit {
         self.sinks()
     }
 
-    /// Something was done to a key.
-    pub(crate) fn note_key(&self, event: &KeyEvent, identity: Identity) {
-        self.shared.sinks.push(&Event::of_key(event, identity));
+    /// Something was done to a key, because of a request from there if it was one.
+    pub(crate) fn note_key(&self, event: &KeyEvent, identity: Identity, client: Option<IpAddr>) {
+        let event = Event::of_key(event, identity, client);
+        self.shared.sinks.push(&event);
     }
 
     /// The response to a request has begun.

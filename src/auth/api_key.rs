@@ -3,6 +3,7 @@
 //! nobody but a holder of its secret.
 
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -63,7 +64,7 @@ impl<S: KeyStore> ApiKeys<S> {
     }
 
     /// Ends a key that was sent in clear, if its secret is right.
-    pub(crate) async fn burn(&self, key: &[u8], now: Timestamp) {
+    pub(crate) async fn burn(&self, key: &[u8], client: IpAddr, now: Timestamp) {
         let look = &self.shared.look;
         let Ok(id) = look.read(key) else { return };
         let found = self
@@ -84,7 +85,7 @@ impl<S: KeyStore> ApiKeys<S> {
         if matches!(record.state(now), KeyState::Ended(_)) {
             return;
         }
-        if let Err(error) = self.end(id, EndCause::CleartextExposure).await {
+        if let Err(error) = self.end_exposed(id, client).await {
             tracing::error!(target: "tollgate::keys", %id, %error, "a key that was sent in clear goes on");
         }
     }

@@ -43,6 +43,7 @@
 //! costs little and tells nothing.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,7 @@ use crate::auth::failures::Failures;
 use crate::auth::source::{Source, TakeRules, take_one};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
+use crate::context::is_audited;
 use crate::credential::{Credential, Scheme};
 use crate::gate::{Check, Gate};
 use crate::keys::{ApiKeys, KeyStore};
@@ -88,14 +90,15 @@ struct Rule {
     clients: ClientNetwork,
     clock: Arc<dyn Clock>,
     voice: Voice,
+    /// Where credentials are looked for.
+    sources: Vec<Source>,
     burn: Option<Arc<Burn>>,
 }
 
 /// What ends keys that were sent in clear.
 struct Burn {
-    sources: Vec<Source>,
     budget: Failures,
-    end: Box<dyn Fn(Credential, Timestamp) + Send + Sync>,
+    end: Box<dyn Fn(Credential, IpAddr, Timestamp) + Send + Sync>,
     claims: Box<Claims>,
 }
 
@@ -117,6 +120,7 @@ impl HttpsOnlyLayer {
             clients: ClientNetwork::peer(),
             clock: Arc::new(SystemClock),
             voice: Voice::default(),
+            sources: Source::defaults(),
             burn: None,
         };
         Self {
@@ -170,16 +174,17 @@ impl HttpsOnlyLayer {
         let rate = Rate::new(per_minute, Duration::from_secs(60), per_minute);
         let claimed = keys.clone();
         let burn = Burn {
-            sources: Source::defaults(),
             budget: Failures::new(rate, 4_096),
             claims: Box::new(move |text| claimed.claims(text)),
-            end: Box::new(move |credential, now| {
+            end: Box::new(move |credential, client, now| {
                 let keys = keys.clone();
                 // Without a runtime there is nobody to do it; the request is refused anyway.
                 let Ok(runtime) = tokio::runtime::Handle::try_current() else {
                     return;
                 };
-                runtime.spawn(async move { keys.burn(credential.expose(), now).await });
+                runtime.spawn(async move {
+                    keys.burn(credential.expose(), client, now).await;
+                });
             }),
         };
         Ok(self.set(|rule| rule.burn = Some(Arc::new(burn))))
@@ -248,12 +253,9 @@ impl Check for HttpsOnly {
         if self.rule.transport(parts) == Transport::Tls {
             return Ok(()).into();
         }
-        self.rule.burn_what_is_shown(parts);
-        Err(Rejection::new(
-            Reason::InsecureTransport,
-            Cause::PlainTransport,
-        ))
-        .into()
+        let mut rejection = Rejection::new(Reason::InsecureTransport, Cause::PlainTransport);
+        rejection.showed_nothing = self.rule.shows_nothing(parts);
+        Err(rejection).into()
     }
 
     fn admit(&self, _: &mut Parts, (): ()) -> Result<(), Rejection> {
@@ -299,21 +301,33 @@ impl Rule {
         }
     }
 
+    /// Whether nothing is shown, if anybody wants to know. A key that is shown is to be ended.
+    ///
     /// What is done here is done for every credential alike; what depends on it is done
     /// in a task.
-    fn burn_what_is_shown(&self, parts: &mut Parts) {
-        let Some(burn) = &self.burn else { return };
-        let Some(client) = self.clients.address(parts) else {
-            return;
-        };
+    fn shows_nothing(&self, parts: &mut Parts) -> bool {
+        let burn = self.burn.as_deref();
+        if burn.is_none() && !is_audited(&parts.extensions) {
+            return false;
+        }
         let rules = TakeRules {
             keep: false,
             max_len: 256,
             ignored_schemes: Vec::new(),
             schemes: Scheme::ALL.into(),
         };
-        let claims = |text: &[u8]| (burn.claims)(text);
-        let Ok(Some((credential, _))) = take_one(parts, &burn.sources, &rules, claims) else {
+        let claims = |text: &[u8]| burn.is_some_and(|burn| (burn.claims)(text));
+        match (take_one(parts, &self.sources, &rules, claims), burn) {
+            (Ok(None), _) => return true,
+            (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, parts),
+            // What is no credential that anybody would accept may be one all the same.
+            (Ok(Some(_)) | Err(_), _) => {}
+        }
+        false
+    }
+
+    fn burn(&self, burn: &Burn, credential: Credential, parts: &Parts) {
+        let Some(client) = self.clients.address(parts) else {
             return;
         };
         let now = self.clock.now();
@@ -322,7 +336,7 @@ impl Rule {
             .charge(self.clients.network(client), now)
             .is_ok()
         {
-            (burn.end)(credential, now);
+            (burn.end)(credential, client, now);
         }
     }
 }

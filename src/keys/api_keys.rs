@@ -2,6 +2,7 @@
 //! `manage`, and how one is judged in [`auth`](crate::auth).
 
 use std::fmt;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,12 +90,14 @@ impl Look {
 }
 
 impl<S: KeyStore> Shared<S> {
-    /// Tells all of what was done to a key, those included who wait for a change of it.
+    /// Tells all of what was done to a key, those included who wait for a change of it: because
+    /// of a request from `client`, if it was one.
     pub(crate) fn tell_change(
         self: &Arc<Self>,
         record: &KeyRecord,
         kind: KeyEventKind,
         at: Timestamp,
+        client: Option<IpAddr>,
     ) {
         let (id, look) = (record.id, &self.look);
         // Nobody may be waiting.
@@ -104,7 +107,7 @@ impl<S: KeyStore> Shared<S> {
         if let Some(audit) = &look.audit {
             // Of a copy, since the record may be changed before it is shared.
             let identity = record.clone().identity(&look.source, self);
-            audit.note_key(&event, identity);
+            audit.note_key(&event, identity, client);
         }
     }
 
@@ -347,7 +350,8 @@ impl<S: KeyStore> ApiKeys<S> {
             let (key, id) = ApiKey::generate(head).map_err(|_| KeyError::Randomness)?;
             let record = new.clone().into_record(look.drawn(&key, id, head), now)?;
             if self.shared.store.insert(record.clone()).await? {
-                self.shared.tell_change(&record, KeyEventKind::Issued, now);
+                let kind = KeyEventKind::Issued;
+                self.shared.tell_change(&record, kind, now, None);
                 return Ok(IssuedKey { key, record });
             }
         }

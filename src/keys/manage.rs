@@ -2,6 +2,7 @@
 //! state machine in `lifecycle`, stored only if nobody else changed the record
 //! meanwhile, and tried again if somebody did. How keys are rotated is in `rotate`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,7 +139,26 @@ impl<S: KeyStore> ApiKeys<S> {
         self.shared.uses.lost()
     }
 
+    /// Ends a key that was sent in clear, from there.
+    pub(crate) async fn end_exposed(
+        &self,
+        id: KeyId,
+        client: IpAddr,
+    ) -> Result<Arc<KeyRecord>, KeyError> {
+        let command = Command::End(EndCause::CleartextExposure);
+        self.change_for(id, command, Some(client)).await
+    }
+
     async fn change(&self, id: KeyId, command: Command) -> Result<Arc<KeyRecord>, KeyError> {
+        self.change_for(id, command, None).await
+    }
+
+    async fn change_for(
+        &self,
+        id: KeyId,
+        command: Command,
+        client: Option<IpAddr>,
+    ) -> Result<Arc<KeyRecord>, KeyError> {
         let look = &self.shared.look;
         for _ in 0..TRIES {
             let held = self.latest(id).await?.ok_or(KeyError::NotFound)?;
@@ -147,7 +167,8 @@ impl<S: KeyStore> ApiKeys<S> {
                 return Ok(held);
             };
             if self.shared.store.update(KeyRecord::clone(&new)).await? {
-                self.shared.tell_change(&new, event_of(&command, &new), now);
+                let kind = event_of(&command, &new);
+                self.shared.tell_change(&new, kind, now, client);
                 return Ok(Arc::from(new));
             }
         }

@@ -63,7 +63,7 @@ impl<S: KeyStore> ApiKeys<S> {
                 .await?
             {
                 let kind = KeyEventKind::RotatedTo(to);
-                self.shared.tell_change(&retiring, kind, now);
+                self.shared.tell_change(&retiring, kind, now, None);
                 return Ok(issued);
             }
             // Nobody has seen this one, unless it is that of a token: then another call

@@ -35,6 +35,8 @@ pub struct Rejection {
     particulars: Option<Arc<Particulars>>,
     /// The scheme that the client used, for the challenge.
     pub(crate) scheme: Option<Scheme>,
+    /// It was refused for how it came, and had nothing in it that nobody may see.
+    pub(crate) showed_nothing: bool,
     /// A door has told the client, in its own words.
     pub(crate) said: bool,
     /// The language that the client is told in.
@@ -74,6 +76,7 @@ impl Rejection {
             retry_after: None,
             particulars: None,
             scheme: None,
+            showed_nothing: false,
             said: false,
             dialect: Dialect::Http,
             fields: None,

@@ -199,6 +199,12 @@ impl UsageSlot {
         Arc::as_ptr(&self.0).addr()
     }
 
+    /// Whether what is done with credentials is written down.
+    pub(crate) fn is_audited(&self) -> bool {
+        let outside = self.0.outer.as_ref();
+        self.0.shared.audit().is_some() || outside.is_some_and(Self::is_audited)
+    }
+
     /// Notes that a gate has refused the request, where that is written down.
     pub(crate) fn note_rejection(&self, rejection: &Rejection) {
         if self.0.shared.audit().is_some() {

@@ -268,7 +268,7 @@ async fn each_refusal_is_written_down_with_who_from_where_and_why() {
                 Some(from("192.0.2.9")),
                 why(Reason::InsecureTransport, Cause::PlainTransport)
             ),
-            ("key_exposed", Some("poor"), None, None),
+            ("key_exposed", Some("poor"), Some(from("192.0.2.9")), None),
         ]
     );
     let denied = all

@@ -2,6 +2,7 @@
 
 mod activity;
 mod audit;
+mod audit_kinds;
 mod authorization;
 mod budgets;
 mod cache;
