@@ -28,9 +28,9 @@ pub enum KeyEventKind {
     Enabled,
     /// Somebody ended it. (That its time is over is no event.)
     Ended(EndCause),
-    /// It was issued.
+    /// It was issued, also as the successor of another.
     Issued,
-    /// A successor was issued.
+    /// It has a successor, which was issued: that is told of the successor, before.
     RotatedTo(KeyId),
     /// It will begin at another time.
     Scheduled,

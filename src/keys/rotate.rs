@@ -62,8 +62,9 @@ impl<S: KeyStore> ApiKeys<S> {
                 .update(KeyRecord::clone(&retiring))
                 .await?
             {
-                let kind = KeyEventKind::RotatedTo(to);
-                self.shared.tell_change(&retiring, kind, now, None);
+                let tell = |record, kind| self.shared.tell_change(record, kind, now, None);
+                tell(&issued.record, KeyEventKind::Issued);
+                tell(&retiring, KeyEventKind::RotatedTo(to));
                 return Ok(issued);
             }
             // Nobody has seen this one, unless it is that of a token: then another call

@@ -108,6 +108,7 @@ async fn the_life_of_a_key_is_written_down() {
             (one, EventKind::Key(KeyEventKind::Disabled)),
             (one, EventKind::Key(KeyEventKind::Enabled)),
             (one, EventKind::Key(KeyEventKind::ScopesChanged)),
+            (two, EventKind::Key(KeyEventKind::Issued)),
             (one, EventKind::Key(KeyEventKind::RotatedTo(second))),
             (two, EventKind::Key(KeyEventKind::Ended(EndCause::Revoked))),
             (
@@ -124,7 +125,7 @@ async fn the_life_of_a_key_is_written_down() {
         );
         assert_eq!((event.at(), event.client(), event.times()), (NOW, None, 1));
     }
-    let json = serde_json::to_value(&all[4]).unwrap();
+    let json = serde_json::to_value(&all[5]).unwrap();
     assert_eq!(json["event"], "key_rotated");
     assert_eq!(json["successor"], two);
 }

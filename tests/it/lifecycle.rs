@@ -283,6 +283,13 @@ async fn operators_hear_of_the_life_of_keys_and_of_their_misuse() {
         KeyEventKind::UsedAfterEnd(EndCause::Compromised),
     ];
     assert_eq!(kinds, expected);
+    let heard = heard.lock().unwrap();
+    let of_both: Vec<_> = heard.iter().map(|event| (event.id, event.kind)).collect();
+    let rotation = [
+        (successor.record.id, KeyEventKind::Issued),
+        (id, KeyEventKind::RotatedTo(successor.record.id)),
+    ];
+    assert_eq!(of_both[1..3], rotation, "the successor is there first");
 }
 
 #[tokio::test]
