@@ -14,11 +14,10 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use crate::audit::event::seconds;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::usage::record::{End, Record, Route};
+use crate::usage::record::{End, Record, Route, seconds};
 
 /// What was done with a credential, in this process, since it was seen first.
 #[derive(Clone, Debug)]

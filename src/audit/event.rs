@@ -3,7 +3,6 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use http::Method;
 use serde::ser::SerializeMap;
@@ -11,9 +10,9 @@ use serde::{Serialize, Serializer};
 
 use crate::clock::Timestamp;
 use crate::identity::{Identity, Principal};
-use crate::keys::{EndCause, KeyEvent, KeyEventKind};
+use crate::keys::{EndCause, KeyEvent, KeyEventKind, KeyId};
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::usage::record::{Record, RecordId, Route};
+use crate::usage::record::{Record, RecordId, Route, seconds};
 use crate::usage::sink::Item;
 
 /// Something happened to a credential, or with one; or several that are alike, added up, where
@@ -244,6 +243,22 @@ impl Event {
         self.rejection.as_ref()
     }
 
+    /// The key that a key was rotated to.
+    pub(crate) fn successor(&self) -> Option<KeyId> {
+        match self.kind {
+            EventKind::Key(KeyEventKind::RotatedTo(successor)) => Some(successor),
+            _ => None,
+        }
+    }
+
+    /// When the grace ends that a key was used in.
+    pub(crate) fn until(&self) -> Option<Timestamp> {
+        match self.kind {
+            EventKind::Key(KeyEventKind::UsedInGrace { until }) => Some(until),
+            _ => None,
+        }
+    }
+
     /// How often it happened: once, unless a sink was too slow. Then events that are alike are
     /// added up, before any are lost.
     #[must_use]
@@ -338,16 +353,16 @@ impl Serialize for Event {
         map.serialize_entry("cause", &cause)?;
         let request_id = rejection.and_then(Rejection::request_id);
         map.serialize_entry("request_id", &request_id)?;
-        let successor = match self.kind {
-            EventKind::Key(KeyEventKind::RotatedTo(successor)) => Some(successor),
-            _ => None,
-        };
-        let successor = successor.as_ref().map(|successor| successor.as_str());
+        let scopes = rejection.and_then(Rejection::required_scopes);
+        let scopes = scopes.map(|scopes| scopes.iter().collect::<Vec<_>>());
+        map.serialize_entry("required_scopes", &scopes)?;
+        let quotas = rejection.map(|rejection| rejection.violated_quotas().collect());
+        let quotas = quotas.filter(|quotas: &Vec<_>| !quotas.is_empty());
+        map.serialize_entry("violated_quotas", &quotas)?;
+        let successor = self.successor();
+        let successor = successor.as_ref().map(KeyId::as_str);
         map.serialize_entry("successor", &successor)?;
+        map.serialize_entry("until", &self.until().map(seconds))?;
         map.end()
     }
-}
-
-pub(super) fn seconds(at: Timestamp) -> f64 {
-    Duration::from_nanos(at.unix_nanos()).as_secs_f64()
 }

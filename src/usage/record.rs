@@ -416,6 +416,7 @@ impl Serialize for Amounts<'_> {
     }
 }
 
-fn seconds(at: Timestamp) -> f64 {
+/// Since the epoch, as JSON has it.
+pub(crate) fn seconds(at: Timestamp) -> f64 {
     Duration::from_nanos(at.unix_nanos()).as_secs_f64()
 }

@@ -2,17 +2,19 @@
 //! Row J.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::Request;
 use tollgate::audit::{Audit, EventKind};
 use tollgate::auth::HttpsOnlyLayer;
-use tollgate::keys::{KeyEventKind, NewKey};
-use tollgate::usage::Usage;
-use tollgate::{AuthLayer, UsageLayer};
+use tollgate::keys::{KeyEventKind, NewKey, Rotation};
+use tollgate::usage::{ChannelSink, TracingSink, Usage};
+use tollgate::{AuthLayer, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::audit::{ask, from, hello, keys, told, trail, usage};
-use crate::support::{NOW, clock, with};
+use crate::support::{Events, NOW, clock, with};
 
 #[tokio::test]
 async fn a_key_whose_secret_is_right_is_none_that_is_unknown() {
@@ -21,7 +23,7 @@ async fn a_key_whose_secret_is_right_is_none_that_is_unknown() {
     let keys = keys(&audit, &clock);
     let disabled = keys.issue(NewKey::for_owner("ann")).await.unwrap();
     keys.disable(disabled.record.id).await.unwrap();
-    let later = NOW.saturating_add(std::time::Duration::from_secs(60));
+    let later = NOW.saturating_add(Duration::from_secs(60));
     let new = NewKey::for_owner("bob").not_before(later);
     let early = keys.issue(new).await.unwrap();
     let new = NewKey::for_owner("eve").networks(["10.0.0.0/8"]);
@@ -125,4 +127,88 @@ async fn a_key_that_is_ended_for_being_shown_in_clear_says_from_where() {
         EventKind::Key(KeyEventKind::Ended(_))
     ));
     assert_eq!(last.client(), Some(client.ip()));
+}
+
+#[test]
+fn what_sets_an_event_apart_is_written_out() {
+    let seen = Events::default();
+    let subscriber = tracing_subscriber::registry().with(seen.clone());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_time().build().unwrap();
+    runtime.block_on(async {
+        let (sink, events) = ChannelSink::new(100);
+        let audit = Audit::builder().sink(sink).sink(TracingSink::new()).build();
+        let clock = clock();
+        let keys = keys(&audit, &clock);
+        let old = keys.issue(NewKey::for_owner("ann")).await.unwrap();
+        let grace = Rotation::with_grace(Duration::from_secs(60));
+        let successor = keys.rotate(old.record.id, grace).await.unwrap().record.id;
+        let door = || {
+            ServiceBuilder::new()
+                .layer(usage(&audit, &clock))
+                .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))
+        };
+        let quota = Quota::per_hour(1).named("hourly");
+        let limited = door()
+            .layer(RateLimitLayer::new(quota).clock(clock.clone()))
+            .service(service_fn(hello));
+        let scopes = scope("orders:read") & scope("orders:write");
+        let scoped = door()
+            .layer(RequireLayer::new(scopes))
+            .service(service_fn(hello));
+        let shown = ("x-api-key", old.key.expose());
+        assert_eq!(ask(&limited, shown, "/", "192.0.2.1").await, 200);
+        assert_eq!(ask(&limited, shown, "/", "192.0.2.1").await, 429);
+        assert_eq!(ask(&scoped, shown, "/", "192.0.2.1").await, 403);
+
+        let all = told(&audit, events).await;
+        let find = |name: &str| {
+            let event = all.iter().find(|event| event.kind().as_str() == name);
+            let log = seen.of("INFO");
+            let line = log
+                .iter()
+                .find(|line| line.contains(&format!("event=\"{name}\"")));
+            let line = line.unwrap_or_else(|| panic!("{name} in {log:#?}")).clone();
+            (serde_json::to_value(event.unwrap()).unwrap(), line)
+        };
+        let fields = ["required_scopes", "violated_quotas", "successor", "until"];
+        for (name, field, json, text) in [
+            (
+                "key_rotated",
+                "successor",
+                serde_json::json!(successor.as_str()),
+                format!("successor={successor}"),
+            ),
+            (
+                "key_used_in_grace",
+                "until",
+                serde_json::json!(1_800_000_060.0),
+                "until=1800000060.0".to_owned(),
+            ),
+            (
+                "limit_hit",
+                "violated_quotas",
+                serde_json::json!(["hourly"]),
+                "violated_quotas=\"hourly\"".to_owned(),
+            ),
+            (
+                "scope_denied",
+                "required_scopes",
+                serde_json::json!(["orders:read", "orders:write"]),
+                "required_scopes=\"orders:read orders:write\"".to_owned(),
+            ),
+        ] {
+            let (event, line) = find(name);
+            assert!(line.contains(&text), "{line}");
+            for other in fields {
+                if other == field {
+                    assert_eq!(event[other], json, "{name}");
+                } else {
+                    assert!(event[other].is_null(), "{name}: {event}");
+                    assert!(!line.contains(&format!(" {other}=")), "{line}");
+                }
+            }
+        }
+    });
 }

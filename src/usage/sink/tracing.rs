@@ -2,7 +2,7 @@
 
 use crate::audit::Event;
 use crate::rejection::Rejection;
-use crate::usage::record::Record;
+use crate::usage::record::{Record, seconds};
 use crate::usage::sink::{Sink, SinkError};
 
 /// A sink that makes an event of each item, at the level `INFO`: of records, under the target
@@ -50,6 +50,9 @@ impl Sink<Event> for TracingSink {
     async fn deliver(&self, batch: &[Event]) -> Result<(), SinkError> {
         for event in batch {
             let (principal, rejection) = (event.principal(), event.rejection());
+            let scopes = rejection.and_then(Rejection::required_scopes);
+            let quotas = rejection.map(|rejection| rejection.violated_quotas().collect());
+            let quotas = quotas.filter(|quotas: &Vec<_>| !quotas.is_empty());
             tracing::info!(
                 target: "tollgate::audit",
                 id = %event.id(),
@@ -65,6 +68,10 @@ impl Sink<Event> for TracingSink {
                 refusal = rejection.map(|rejection| rejection.reason().code()),
                 cause = rejection.map(|rejection| rejection.cause().as_str()),
                 request_id = rejection.and_then(Rejection::request_id),
+                required_scopes = scopes.map(|scopes| scopes.as_str()),
+                violated_quotas = quotas.map(|quotas| quotas.join(" ")),
+                successor = event.successor().map(tracing::field::display),
+                until = event.until().map(seconds),
                 "audit",
             );
         }
