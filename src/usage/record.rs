@@ -170,7 +170,7 @@ impl Record {
     }
 
     /// The address of the client, which is personal data in many places: none unless there is an
-    /// [audit trail](UsageBuilder::audit), or [`UsageBuilder::client_addresses`] wants it.
+    /// [audit trail](crate::usage::UsageBuilder::audit), or [`UsageBuilder::client_addresses`](crate::usage::UsageBuilder::client_addresses) wants it.
     #[must_use]
     pub fn client(&self) -> Option<IpAddr> {
         self.client
@@ -247,7 +247,7 @@ impl Record {
     }
 
     /// The bytes of the request's body: those that were read, with the bodies of axum and
-    /// tonic; with others, those that `Content-Length` names.
+    /// tonic; with others, those that `Content-Length` names, a tebibyte at most.
     #[must_use]
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in
