@@ -10,6 +10,7 @@ use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
@@ -83,7 +84,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let used = get(async move || Json::<Snapshot>(totals.snapshot()));
     let measured = get(async move || {
         metrics.refresh();
-        prometheus.render()
+        let format = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+        (format, prometheus.render())
     });
     let admin = RequireLayer::new(role("admin"));
     let protected = Router::new()
