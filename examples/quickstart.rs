@@ -7,17 +7,15 @@
 
 use std::env;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use axum::extract::Path;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tollgate::audit::Audit;
 use tollgate::auth::ProtectedResource;
 use tollgate::keys::{NewKey, Peppers};
 use tollgate::testing::TestIssuer;
@@ -30,12 +28,9 @@ use tower::ServiceBuilder;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Remembers what each credential was used for.
-    let audit = Audit::new();
     // Keys are stored as HMACs under a pepper. This one is gone with the process, and so
     // is the store: see `Peppers::from_env` and `KeyStore` for what stays.
     let keys = ApiKeys::in_memory(Peppers::random()).prefix("acme");
-    let keys = keys.audit(audit.clone());
     let mut demo = Demo::issue(&keys).await?;
 
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
@@ -73,29 +68,31 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &SIZE_BUCKETS)?
         .build_recorder();
     let prometheus = recorder.handle();
+    let tidied = prometheus.clone();
+    tokio::spawn(async move {
+        // Else it would keep each sample until somebody asks for a page.
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            tidied.run_upkeep();
+        }
+    });
     let metrics = Metrics::to_recorder(recorder);
     metrics.watch("tokens", &jwt);
     // Outside of all else: it counts those who are refused, too.
-    let usage = Usage::builder().observer(metrics.clone());
-    let usage = usage.audit(audit).build();
+    let usage = Usage::builder().observer(metrics.clone()).build();
     let totals = usage.clone();
     let used = get(async move || Json::<Snapshot>(totals.snapshot()));
     let measured = get(async move || {
         metrics.refresh();
-        prometheus.render()
-    });
-    let known = keys.clone();
-    let activity = get(async move |Path(id): Path<String>| {
-        let id = id.parse().map_err(|_| StatusCode::NOT_FOUND)?;
-        known.activity(id).map(Json).ok_or(StatusCode::NOT_FOUND)
+        let format = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+        (format, prometheus.render())
     });
     let admin = RequireLayer::new(role("admin"));
     let protected = Router::new()
         .route("/whoami", get(whoami))
         .route("/orders", orders.layer(limit))
         .route("/usage", used.layer(admin.clone()))
-        .route("/metrics", measured.layer(admin.clone()))
-        .route("/activity/{id}", activity.layer(admin))
+        .route("/metrics", measured.layer(admin))
         .layer(
             ServiceBuilder::new()
                 .layer(UsageLayer::new(usage.clone()))
@@ -107,15 +104,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         );
 
     demo.print(&url);
-    let app = public.merge(protected);
-    axum::serve(
-        listener,
-        app.into_make_service_with_connect_info::<SocketAddr>(),
-    )
-    .with_graceful_shutdown(async {
-        tokio::signal::ctrl_c().await.ok();
-    })
-    .await?;
+    axum::serve(listener, public.merge(protected))
+        .with_graceful_shutdown(async {
+            tokio::signal::ctrl_c().await.ok();
+        })
+        .await?;
     println!("\n{}", usage.snapshot());
     Ok(())
 }
@@ -207,12 +200,6 @@ impl Demo {
             held.find(|(held, _)| *held == name)
                 .map_or("", |(_, credential)| credential)
         };
-        // The id of a key is a part of it, and no secret.
-        let id = credential("reader_key")
-            .split('_')
-            .nth(2)
-            .unwrap_or_default();
-        let activity = format!("/activity/{id}");
         println!("\nlistening on {url}; try");
         println!("  curl -i {url}/health");
         println!("  curl -i {url}/whoami                               # 401: no credential");
@@ -230,7 +217,6 @@ impl Demo {
             ("GET", "/orders", "alg_none_token", "401: nobody signed it"),
             ("GET", "/usage", "admin_key", "200: who has used what"),
             ("GET", "/metrics", "admin_key", "200: for Prometheus"),
-            ("GET", &activity, "admin_key", "200: what it did"),
         ] {
             let credential = credential(name);
             let field = if name.ends_with("_key") {

@@ -223,7 +223,8 @@ impl<S: KeyStore> Cached<S> {
         self.inner.answered.get()
     }
 
-    /// How often the store had to be asked, alone or together with others.
+    /// How often the answer was not known, and the store had to be asked, alone or together with
+    /// others; or [was not](Cached::turned_away).
     #[must_use]
     pub fn misses(&self) -> u64 {
         self.inner.asked.get()

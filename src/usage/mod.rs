@@ -91,7 +91,8 @@
 //! # Cost
 //! Two allocations a request and one more for a body, a look-up, a lock that few callers share,
 //! and three readings of the clock at most. A door and a limit that it calls at once need none of
-//! their own then. Recording itself allocates nothing for a caller who is known.
+//! their own then, unless they were given one: the system's time of day is asked for once a second,
+//! and counted on in between. Recording itself allocates nothing for a caller who is known.
 
 mod call;
 mod handle;

@@ -171,8 +171,9 @@ impl Record {
     }
 
     /// The address of the client, which is personal data in many places: none unless there is an
-    /// [audit trail](UsageBuilder::audit), or [`UsageBuilder::client_addresses`] wants it. Nor is
-    /// there one where several were added up that came from several.
+    /// [audit trail](crate::usage::UsageBuilder::audit), or
+    /// [`UsageBuilder::client_addresses`](crate::usage::UsageBuilder::client_addresses) wants it.
+    /// Nor is there one where several were added up that came from several.
     #[must_use]
     pub fn client(&self) -> Option<IpAddr> {
         self.client
@@ -249,7 +250,7 @@ impl Record {
     }
 
     /// The bytes of the request's body: those that were read, with the bodies of axum and
-    /// tonic; with others, those that `Content-Length` names.
+    /// tonic; with others, those that `Content-Length` names, a tebibyte at most.
     #[must_use]
     pub fn bytes_in(&self) -> u64 {
         self.bytes_in

@@ -3,7 +3,8 @@
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderName, Method, Request, StatusCode};
 use http_body_util::{Empty, Full};
-use tollgate::auth::{CredentialSource, HttpsOnlyLayer, Source, ThrottleLayer};
+use tollgate::auth::{Authenticate, CredentialSource, HttpsOnlyLayer, Source, ThrottleLayer};
+use tollgate::clock::Timestamp;
 use tollgate::credential::Credential;
 use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::rejection::Cause;
@@ -156,6 +157,25 @@ async fn a_key_in_the_uri_is_refused_good_or_not() {
         send(&service, request).await.status,
         StatusCode::BAD_REQUEST
     );
+}
+
+/// Whoever authenticates says what is one of theirs, however short it is.
+#[tokio::test]
+async fn a_credential_of_ones_own_in_the_uri_is_refused() {
+    struct Short;
+    impl Authenticate for Short {
+        fn authenticate(&self, _: &Credential, _: Timestamp) -> tollgate::auth::Answer {
+            tollgate::auth::Answer::NotMine
+        }
+
+        fn claims(&self, text: &[u8]) -> bool {
+            text == b"shop_1"
+        }
+    }
+    let service = AuthLayer::new(Short).layer(who());
+    let mut request = get();
+    *request.uri_mut() = "/?k=shop_1".parse().unwrap();
+    assert_eq!(send(&service, request).await.code(), "credential_in_uri");
 }
 
 #[tokio::test]

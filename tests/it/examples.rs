@@ -244,17 +244,13 @@ fn the_quickstart_says_who_has_used_what() {
     assert_eq!(line("sum")[1], "4");
 }
 
-/// What Prometheus scrapes, and what a key was used for: for those who may know it.
+/// What Prometheus scrapes, for those who may know it.
 #[test]
-fn the_quickstart_has_numbers_and_says_what_a_key_did() {
+fn the_quickstart_has_numbers_for_prometheus() {
     let server = Running::start("quickstart", &[]);
     let key = |name: &str| Some(format!("X-API-Key: {}", server.keys[name]));
-    let id = server.keys["reader_key"].split('_').nth(2).unwrap();
-    let activity = format!("/activity/{id}");
-    for path in ["/metrics", &activity] {
-        assert_eq!(server.curl("GET", path, None).0, 401);
-        assert_eq!(server.curl("GET", path, key("reader_key")).0, 403);
-    }
+    assert_eq!(server.curl("GET", "/metrics", None).0, 401);
+    assert_eq!(server.curl("GET", "/metrics", key("reader_key")).0, 403);
     let bearer = Some(format!(
         "Authorization: Bearer {}",
         server.keys["reader_token"]
@@ -265,10 +261,10 @@ fn the_quickstart_has_numbers_and_says_what_a_key_did() {
     let (status, page) = server.curl("GET", "/metrics", key("admin_key"));
     assert_eq!(status, 200);
     for line in [
-        "http_server_active_requests{http_request_method=\"GET\",url_scheme=\"http\"} 1",
-        "tollgate_refusals_total{tollgate_refusal_code=\"forbidden\",tollgate_refusal_cause=\"fact_missing\"} 2",
-        "tollgate_cache_lookups_total{tollgate_name=\"tokens\",tollgate_cache_result=\"hit\"} 1",
-        "tollgate_cache_lookups_total{tollgate_name=\"tokens\",tollgate_cache_result=\"miss\"} 1",
+        r#"http_server_active_requests{http_request_method="GET",url_scheme="http"} 1"#,
+        r#"tollgate_refusals_total{tollgate_refusal_code="forbidden",tollgate_refusal_cause="fact_missing"} 1"#,
+        r#"tollgate_cache_lookups_total{tollgate_name="tokens",tollgate_cache_result="hit"} 1"#,
+        r#"tollgate_cache_lookups_total{tollgate_name="tokens",tollgate_cache_result="miss"} 1"#,
     ] {
         assert!(page.lines().any(|known| known == line), "{line} in {page}");
     }
@@ -277,24 +273,53 @@ fn the_quickstart_has_numbers_and_says_what_a_key_did() {
             && line.contains("\"/orders\"")
     });
     assert!(orders.unwrap_or_else(|| panic!("{page}")).ends_with(" 2"));
+}
 
-    let (status, body) = server.curl("GET", &activity, key("admin_key"));
+/// A key has leaked: one call ends it, and says what it was used for.
+#[test]
+fn the_audit_example_says_what_a_leaked_key_did() {
+    let mut server = Running::start("audit", &[]);
+    let key = |name: &str| Some(format!("X-API-Key: {}", server.keys[name]));
+    let id = server.keys["ann_key"].split('_').nth(2).unwrap().to_owned();
+    for path in ["/orders", "/orders", "/secrets"] {
+        assert_eq!(server.curl("GET", path, key("ann_key")).0, 200);
+    }
+    let report = format!("/report/{id}");
+    assert_eq!(server.curl("POST", &report, key("ann_key")).0, 403);
+    let (status, body) = server.curl("POST", &report, key("admin_key"));
     assert_eq!(status, 200);
     let activity: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(activity["requests"], 2);
-    let last = &activity["acts"][0];
+    assert_eq!(activity["requests"], 4);
+    let acts: Vec<_> = activity["acts"].as_array().unwrap().iter().collect();
+    let routes: Vec<_> = acts
+        .iter()
+        .map(|act| act["route"].as_str().unwrap())
+        .collect();
+    assert_eq!(routes, ["/report/{id}", "/secrets", "/orders"]);
     assert_eq!(
-        (&last["route"], &last["refusal"], &last["client"]),
-        (
-            &"/activity/{id}".into(),
-            &"forbidden".into(),
-            &"127.0.0.1".into()
-        )
+        (&acts[2]["requests"], &acts[2]["client"]),
+        (&2.into(), &"127.0.0.1".into())
     );
-    assert_eq!(
-        server.curl("GET", "/activity/none", key("admin_key")).0,
-        404
-    );
+    assert_eq!(server.curl("GET", "/orders", key("ann_key")).0, 401);
+    assert_eq!(server.curl("POST", "/report/none", key("admin_key")).0, 404);
+
+    let rest = server.interrupt();
+    let events = rest.lines().filter_map(|line| line.strip_prefix("event "));
+    let events: Vec<Value> = events
+        .map(|event| serde_json::from_str(event).unwrap())
+        .collect();
+    let names: Vec<_> = events
+        .iter()
+        .filter_map(|event| event["event"].as_str())
+        .collect();
+    for name in [
+        "key_issued",
+        "access_denied",
+        "key_compromised",
+        "key_used_after_end",
+    ] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod lifecycle;
 mod limits;
 #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
 mod metrics;
+#[cfg(all(feature = "metrics", feature = "opentelemetry"))]
+mod metrics_otel;
 mod on_axum;
 mod paper;
 mod printed;

@@ -1,5 +1,4 @@
-//! Metrics, read back as an operator's tools read them: a page for Prometheus over HTTP, and
-//! the SDK of OpenTelemetry. Rows I4 and I5.
+//! Metrics for Prometheus: a page over HTTP, parsed. Rows I4 and I5.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,23 +8,17 @@ use axum::routing::{get, post};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-use opentelemetry::metrics::MeterProvider;
-use opentelemetry_sdk::metrics::data::{AggregatedMetrics, HistogramDataPoint, MetricData};
-use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
-use tollgate::auth::Transport;
 use tollgate::keys::{Cached, NewKey};
 use tollgate::limit::MemoryLimiter;
 use tollgate::usage::metrics::{Metrics, SIZE_BUCKETS, TIME_BUCKETS};
 use tollgate::usage::{ChannelSink, Usage};
-use tollgate::{
-    ApiKeys, AuthLayer, Identity, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope,
-};
+use tollgate::{ApiKeys, AuthLayer, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::support::{Script, Scripted, clock, issue, peppers};
 
 /// One line of a page: labels and value.
-type Line = (BTreeMap<String, String>, f64);
+pub(crate) type Line = (BTreeMap<String, String>, f64);
 
 /// A page in the text format of Prometheus, by name. Whatever is not in that format fails.
 #[track_caller]
@@ -73,7 +66,11 @@ fn labels(mut text: &str) -> BTreeMap<String, String> {
 
 /// The value of the only line with these labels.
 #[track_caller]
-fn value(page: &BTreeMap<String, Vec<Line>>, name: &str, wanted: &[(&str, &str)]) -> f64 {
+pub(crate) fn value(
+    page: &BTreeMap<String, Vec<Line>>,
+    name: &str,
+    wanted: &[(&str, &str)],
+) -> f64 {
     let lines = page
         .get(name)
         .unwrap_or_else(|| panic!("{name} in {page:#?}"));
@@ -90,7 +87,7 @@ fn value(page: &BTreeMap<String, Vec<Line>>, name: &str, wanted: &[(&str, &str)]
 }
 
 /// An API with a route for each thing that can be seen, and a key.
-async fn api(metrics: &Metrics, usage: &Usage) -> (Router, String) {
+pub(crate) async fn api(metrics: &Metrics, usage: &Usage) -> (Router, String) {
     let store = Scripted::new(Script::Later);
     let cached = Cached::new(metrics.measured("keys", store)).clock(clock());
     metrics.watch("keys", &cached);
@@ -133,7 +130,7 @@ async fn ask(api: &Router, method: &str, path: &str, key: &str) -> StatusCode {
 }
 
 /// All that the tests look for, and what clients make up.
-async fn traffic(api: &Router, key: &str) {
+pub(crate) async fn traffic(api: &Router, key: &str) {
     for path in ["/orders/1", "/orders/2"] {
         assert_eq!(ask(api, "GET", path, key).await, 200);
     }
@@ -267,262 +264,4 @@ async fn scrape(authority: &str) -> String {
     assert_eq!(response.status(), 200);
     let body = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.into()).unwrap()
-}
-
-/// A meter whose measurements are read back.
-struct Meter {
-    provider: SdkMeterProvider,
-    exporter: InMemoryMetricExporter,
-}
-
-impl Meter {
-    fn new() -> (Metrics, Self) {
-        let exporter = InMemoryMetricExporter::default();
-        let reader = PeriodicReader::builder(exporter.clone()).build();
-        let provider = SdkMeterProvider::builder().with_reader(reader).build();
-        let metrics = Metrics::to_meter(provider.meter("tollgate"));
-        (metrics, Self { provider, exporter })
-    }
-
-    /// What was measured in the last collection, by name.
-    fn read(&self) -> BTreeMap<String, Vec<Line>> {
-        self.exporter.reset();
-        self.provider.force_flush().unwrap();
-        let mut all: BTreeMap<String, Vec<Line>> = BTreeMap::new();
-        for resource in self.exporter.get_finished_metrics().unwrap() {
-            for metric in resource.scope_metrics().flat_map(|scope| scope.metrics()) {
-                let lines = all.entry(metric.name().to_owned()).or_default();
-                assert!(!metric.description().is_empty(), "{}", metric.name());
-                match metric.data() {
-                    AggregatedMetrics::F64(data) => lines.extend(points(data, |value| value)),
-                    AggregatedMetrics::U64(data) => {
-                        lines.extend(points(data, |value| value as f64))
-                    }
-                    AggregatedMetrics::I64(data) => {
-                        lines.extend(points(data, |value| value as f64))
-                    }
-                }
-            }
-        }
-        all
-    }
-}
-
-/// The values of counters and gauges, and the counts of histograms.
-fn points<T: Copy>(data: &MetricData<T>, to_f64: impl Fn(T) -> f64) -> Vec<Line> {
-    let attributes = |attributes: &mut dyn Iterator<Item = &opentelemetry::KeyValue>| {
-        let attribute =
-            |pair: &opentelemetry::KeyValue| (pair.key.to_string(), pair.value.to_string());
-        attributes.map(attribute).collect::<BTreeMap<_, _>>()
-    };
-    match data {
-        MetricData::Gauge(gauge) => {
-            let points = gauge.data_points();
-            let line = |point: &opentelemetry_sdk::metrics::data::GaugeDataPoint<T>| {
-                (attributes(&mut point.attributes()), to_f64(point.value()))
-            };
-            points.map(line).collect()
-        }
-        MetricData::Sum(sum) => {
-            let points = sum.data_points();
-            let line = |point: &opentelemetry_sdk::metrics::data::SumDataPoint<T>| {
-                (attributes(&mut point.attributes()), to_f64(point.value()))
-            };
-            points.map(line).collect()
-        }
-        MetricData::Histogram(histogram) => {
-            let points = histogram.data_points();
-            let line = |point: &HistogramDataPoint<T>| {
-                let bounds: Vec<_> = point.bounds().collect();
-                assert!(
-                    bounds == TIME_BUCKETS || bounds == SIZE_BUCKETS,
-                    "{bounds:?}"
-                );
-                (attributes(&mut point.attributes()), point.count() as f64)
-            };
-            points.map(line).collect()
-        }
-        MetricData::ExponentialHistogram(_) => panic!("nobody has asked for one"),
-    }
-}
-
-#[tokio::test]
-async fn the_sdk_of_opentelemetry_has_it_all_by_its_own_names() {
-    let (metrics, meter) = Meter::new();
-    let usage = Usage::builder().observer(metrics.clone()).build();
-    let (api, key) = api(&metrics, &usage).await;
-    traffic(&api, &key).await;
-    let all = meter.read();
-
-    let orders = [
-        ("http.route", "/orders/{id}"),
-        ("http.request.method", "GET"),
-        ("http.response.status_code", "200"),
-        ("url.scheme", "http"),
-        ("network.protocol.version", "1.1"),
-    ];
-    for name in [
-        "http.server.request.duration",
-        "http.server.request.body.size",
-        "http.server.response.body.size",
-    ] {
-        assert_eq!(value(&all, name, &orders), 2.0);
-    }
-    let others: Vec<_> = all["http.server.request.duration"]
-        .iter()
-        .filter(|(labels, _)| labels["http.request.method"] == "_OTHER")
-        .collect();
-    let [(labels, count)] = others[..] else {
-        panic!("one for all that clients make up: {others:#?}");
-    };
-    assert_eq!(*count, 50.0);
-    assert!(
-        !labels.contains_key("http.route"),
-        "there was none: {labels:?}"
-    );
-    for (_, value) in &all["http.server.active_requests"] {
-        assert_eq!(*value, 0.0);
-    }
-    let refused = [("tollgate.refusal.code", "rate_limited")];
-    assert_eq!(value(&all, "tollgate.refusals", &refused), 1.0);
-    let hits = [("tollgate.name", "keys"), ("tollgate.cache.result", "hit")];
-    assert_eq!(value(&all, "tollgate.cache.lookups", &hits), 54.0);
-    let find = [("tollgate.operation", "find")];
-    assert_eq!(value(&all, "tollgate.store.duration", &find), 1.0);
-    let budgets = [("tollgate.name", "orders")];
-    assert_eq!(value(&all, "tollgate.limiter.budgets", &budgets), 1.0);
-}
-
-#[tokio::test]
-async fn what_is_under_way_is_seen_and_what_is_given_up_is_gone() {
-    let (metrics, meter) = Meter::new();
-    let usage = Usage::builder().observer(metrics).build();
-    let layer = UsageLayer::new(usage);
-    let service = ServiceBuilder::new()
-        .layer(layer)
-        .service(tower::service_fn(|_: Request<()>| {
-            std::future::pending::<Result<http::Response<String>, std::convert::Infallible>>()
-        }));
-    let request = Request::get("/")
-        .extension(Transport::Tls)
-        .body(())
-        .unwrap();
-    let mut waiting = Box::pin(service.oneshot(request));
-    assert!(futures_util::poll!(&mut waiting).is_pending());
-    let active = [("http.request.method", "GET"), ("url.scheme", "https")];
-    assert_eq!(
-        value(&meter.read(), "http.server.active_requests", &active),
-        1.0
-    );
-    drop(waiting);
-    let all = meter.read();
-    assert_eq!(value(&all, "http.server.active_requests", &active), 0.0);
-    let cancelled = [("error.type", "cancelled"), ("url.scheme", "https")];
-    assert_eq!(value(&all, "http.server.request.duration", &cancelled), 1.0);
-}
-
-#[tokio::test]
-async fn series_have_an_end() {
-    let (metrics, meter) = Meter::new();
-    let usage = Usage::builder().observer(metrics.series(10)).build();
-    // Somebody takes the paths for routes.
-    let layer = UsageLayer::new(usage).route(|request| Some(request.uri.path().into()));
-    let service = ServiceBuilder::new()
-        .layer(layer)
-        .service(tower::service_fn(|_: Request<()>| async {
-            Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
-        }));
-    for i in 0..1_000 {
-        let request = Request::get(format!("/{i}")).body(()).unwrap();
-        service.clone().oneshot(request).await.unwrap();
-    }
-    let all = meter.read();
-    let series = &all["http.server.request.duration"];
-    assert_eq!(series.len(), 11);
-    assert_eq!(series.iter().map(|(_, count)| count).sum::<f64>(), 1_000.0);
-    let overflow = [("otel.metric.overflow", "true")];
-    assert_eq!(
-        value(&all, "http.server.request.duration", &overflow),
-        990.0
-    );
-}
-
-#[tokio::test]
-async fn a_store_that_fails_or_is_given_up_says_so() {
-    let (metrics, meter) = Meter::new();
-    let store = Scripted::new(Script::Later);
-    let keys = ApiKeys::new(metrics.measured("keys", store.clone()), peppers())
-        .prefix("acme")
-        .store_timeout(Duration::from_millis(20));
-    let key = issue(&keys, NewKey::for_owner("ann")).await;
-    let service = AuthLayer::new(keys);
-    let service = ServiceBuilder::new()
-        .layer(service)
-        .service(tower::service_fn(|request: Request<()>| async move {
-            let is_known = request.extensions().get::<Identity>().is_some();
-            Ok::<_, std::convert::Infallible>(http::Response::new(is_known.to_string()))
-        }));
-    for (script, count) in [(Script::Later, 1), (Script::Fails, 2), (Script::Hangs, 3)] {
-        store.turn(script);
-        for _ in 0..count {
-            let request = Request::get("/")
-                .header("x-api-key", &key)
-                .body(())
-                .unwrap();
-            service.clone().oneshot(request).await.unwrap();
-        }
-    }
-    let all = meter.read();
-    let of = |error: Option<&'static str>| {
-        let lines = all["tollgate.store.duration"].iter().filter(|(labels, _)| {
-            labels["tollgate.operation"] == "find"
-                && labels.get("error.type").map(String::as_str) == error
-        });
-        lines.map(|(_, count)| *count).sum::<f64>()
-    };
-    assert_eq!(
-        (of(None), of(Some("unavailable")), of(Some("given_up"))),
-        (1.0, 2.0, 3.0)
-    );
-}
-
-#[cfg(feature = "tonic")]
-#[tokio::test]
-async fn calls_of_grpc_are_measured_as_such_to_their_trailers() {
-    use crate::greeter::{COUNT, HELLO, call};
-    use crate::usage_of_calls::{records, server_with};
-
-    let (metrics, meter) = Meter::new();
-    let (channel, key, seen) = server_with(Usage::builder().observer(metrics)).await;
-    for (method, text) in [(HELLO, "ann"), (COUNT, "3")] {
-        let answer = call(channel.clone(), method, text, Some(&key)).await;
-        let mut stream = answer.unwrap().into_inner();
-        while let Ok(Some(_)) = stream.message().await {}
-    }
-    assert!(call(channel, HELLO, "ann", None).await.is_err());
-    records(&seen, 3).await;
-
-    let all = meter.read();
-    let of = |method: &'static str, status: &'static str| {
-        let labels = [
-            ("rpc.system.name", "grpc"),
-            ("rpc.method", method),
-            ("rpc.response.status_code", status),
-        ];
-        value(&all, "rpc.server.call.duration", &labels)
-    };
-    let (hello, count) = (HELLO.trim_start_matches('/'), COUNT.trim_start_matches('/'));
-    assert_eq!((of(hello, "OK"), of(count, "ABORTED")), (1.0, 1.0));
-    assert_eq!(of(hello, "UNAUTHENTICATED"), 1.0);
-    assert!(
-        !all.contains_key("http.server.request.duration"),
-        "they count once"
-    );
-    let errors = all["rpc.server.call.duration"].iter();
-    let errors = errors.filter(|(labels, _)| labels.contains_key("error.type"));
-    assert_eq!(
-        errors.count(),
-        0,
-        "what a caller does wrong is no error of the server"
-    );
 }

@@ -1,6 +1,5 @@
 //! Measurements for the facade of the crate `metrics`.
 
-use std::fmt;
 use std::sync::Arc;
 
 use metrics::{Key, KeyName, Level, Metadata, Recorder, Unit};
@@ -75,7 +74,7 @@ impl Backend for Facade {
                     let gauge = recorder.register_gauge(&key, &metadata);
                     Box::new(move |value| gauge.increment(value))
                 }
-                Kind::Times | Kind::Sizes => {
+                Kind::Times | Kind::ShortTimes | Kind::Sizes => {
                     let histogram = recorder.register_histogram(&key, &metadata);
                     Box::new(move |value| histogram.record(value))
                 }
@@ -92,13 +91,7 @@ impl Backend for Facade {
     }
 
     fn refresh(&self, watched: &Watched) {
-        watched.read(&mut |reading| self.set(&reading));
-    }
-}
-
-impl fmt::Debug for Facade {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Facade").finish_non_exhaustive()
+        watched.read(None, &mut |reading| self.set(&reading));
     }
 }
 
@@ -113,7 +106,9 @@ fn describe(recorder: &dyn Recorder, instrument: &'static Instrument) {
     match instrument.kind {
         Kind::Counter => recorder.describe_counter(name, Some(unit), text),
         Kind::Gauge => recorder.describe_gauge(name, Some(unit), text),
-        Kind::Times | Kind::Sizes => recorder.describe_histogram(name, Some(unit), text),
+        Kind::Times | Kind::ShortTimes | Kind::Sizes => {
+            recorder.describe_histogram(name, Some(unit), text)
+        }
     }
 }
 
@@ -130,6 +125,7 @@ fn text(value: Value<'_>) -> String {
     match value {
         Value::Number(number) => number.to_string(),
         Value::Text(text) => text.to_owned(),
+        Value::True => "true".to_owned(),
         Value::Unmatched => "unmatched".to_owned(),
         Value::Word(word) => word.to_owned(),
     }

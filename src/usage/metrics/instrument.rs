@@ -14,8 +14,9 @@ pub(super) enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Of times, in seconds.
+    /// Of times, in seconds: those of requests, and those of stores.
     Times,
+    ShortTimes,
     /// Of sizes, in bytes.
     Sizes,
 }
@@ -27,6 +28,7 @@ pub(super) type Label<'a> = (&'static str, Value<'a>);
 pub(super) enum Value<'a> {
     Number(u16),
     Text(&'a str),
+    True,
     /// There is none. OpenTelemetry wants no label then, and people one to read.
     Unmatched,
     Word(&'static str),
@@ -102,7 +104,7 @@ pub(super) static REFUSALS: Instrument = Instrument::new(
     "Requests that were refused, by the code that the client was told.",
 );
 pub(super) static STORE_DURATION: Instrument = Instrument::new(
-    Kind::Times,
+    Kind::ShortTimes,
     "tollgate.store.duration",
     "s",
     "Time that a store took. Those that failed have an error.type.",

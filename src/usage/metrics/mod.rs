@@ -1,6 +1,6 @@
 //! [`Metrics`]: what happens, as numbers that an operator's tools read.
 //!
-//! They go to a recorder of the crate [`metrics`](::metrics) (feature `metrics`), for
+//! They go to a recorder of the crate [`metrics`](https://docs.rs/metrics) (feature `metrics`), for
 //! Prometheus or what else there is an exporter for, or to a meter of OpenTelemetry (feature
 //! `opentelemetry`). Names and labels are those of OpenTelemetry's conventions, and with the
 //! former as OpenTelemetry writes them for Prometheus: `http_server_request_duration_seconds`.
@@ -61,13 +61,24 @@
 //! No label has a value that a client can make up. A method is one of nine, or `_OTHER`; the
 //! route is a template, and requests without one have one label in common: none, or
 //! `unmatched` with a recorder; nobody's name is in a label unless [`Metrics::attribute`] puts
-//! it there. There are 2,000 series of requests at most, or as many as [`Metrics::series`]
-//! says; what is too much is counted as `otel.metric.overflow`.
+//! it there. There are 1,900 series of requests at most, which is within what the SDK of
+//! OpenTelemetry keeps, or as many as [`Metrics::series`] says. Callers who are not known open no
+//! more than half of them. What is too much is counted as `otel.metric.overflow`.
+//!
+//! # Deployment
+//! - Before each scrape, or every few seconds, [`Metrics::refresh`]. With OpenTelemetry there is
+//!   no need.
+//! - A recorder of Prometheus that is not installed by its exporter keeps each sample until it is
+//!   asked for a page, or told to tidy up: `PrometheusHandle::run_upkeep`, every few seconds.
+//! - No `idle_timeout` of an exporter: a series that it forgets does not come back, since its
+//!   handle is kept.
+//! - The names of what is watched are labels: each needs one of its own.
 //!
 //! # Cost
 //! A look-up of the handles, which are kept, and what they cost themselves: with a recorder,
 //! tens of nanoseconds each; with the SDK of OpenTelemetry, which looks for the series again,
-//! more. It allocates nothing for a series that is known.
+//! more. It allocates nothing for a series that is known, unless there are
+//! [attributes](Metrics::attribute) of one's own.
 
 mod backend;
 #[cfg(feature = "metrics")]
@@ -101,6 +112,12 @@ pub use watch::Watch;
 /// are set; of a recorder's, its exporter has to be told.
 pub const TIME_BUCKETS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Buckets for the times of stores, in seconds: from a tenth of a millisecond. As
+/// [`TIME_BUCKETS`].
+pub const STORE_TIME_BUCKETS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 ];
 
 /// Buckets for sizes, in bytes: from a few words to 64 MiB.
@@ -149,8 +166,8 @@ impl Metrics {
         Self::new(Arc::new(facade::Facade::new(Some(Box::new(recorder)))))
     }
 
-    /// To the recorder that the process has installed. That must be done before the first
-    /// request: handles are kept.
+    /// To the recorder that the process has installed already: handles are kept, and those of
+    /// none do nothing.
     #[cfg(feature = "metrics")]
     #[must_use]
     pub fn to_global_recorder() -> Self {
@@ -169,7 +186,7 @@ impl Metrics {
         backend.watch(&watched);
         let shared = Shared {
             backend,
-            series: SeriesTable::new(2_000),
+            series: SeriesTable::new(1_900),
             attributes: Vec::new(),
             active: array::from_fn(|_| Default::default()),
             refusals: HashMap::new(),
@@ -191,7 +208,8 @@ impl Metrics {
     }
 
     /// Adds a label to the durations and sizes of requests: the plan, or the tenant. There
-    /// must be few values, since each is a series of its own.
+    /// must be few values, since each is a series of its own, and the name must be none of those
+    /// that are there.
     ///
     /// # Panics
     /// If it was cloned already.
@@ -207,7 +225,8 @@ impl Metrics {
     }
 
     /// Has something read under that name, whenever somebody asks for the metrics, or at
-    /// [`Metrics::refresh`].
+    /// [`Metrics::refresh`]. It lives as long as the metrics do, but for a
+    /// [`Usage`](crate::usage::Usage), which is held loosely.
     pub fn watch(&self, name: impl Into<Box<str>>, what: &impl Watch) {
         self.shared.watched.add(name.into(), what);
     }

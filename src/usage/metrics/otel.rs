@@ -1,6 +1,6 @@
 //! Measurements for OpenTelemetry.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
@@ -8,7 +8,7 @@ use opentelemetry::metrics::{AsyncInstrument, Meter};
 use crate::usage::metrics::backend::{Backend, Handle};
 use crate::usage::metrics::instrument::{Instrument, Kind, Label, Value, WATCHED};
 use crate::usage::metrics::watch::Watched;
-use crate::usage::metrics::{SIZE_BUCKETS, TIME_BUCKETS};
+use crate::usage::metrics::{SIZE_BUCKETS, STORE_TIME_BUCKETS, TIME_BUCKETS};
 
 pub(super) struct Otel(Meter);
 
@@ -34,9 +34,13 @@ impl Backend for Otel {
                 let gauge = gauge.with_description(description).build();
                 Box::new(move |value| gauge.add(value as i64, &attributes))
             }
-            Kind::Times => {
+            Kind::Times | Kind::ShortTimes => {
+                let buckets = match instrument.kind {
+                    Kind::Times => TIME_BUCKETS,
+                    _ => STORE_TIME_BUCKETS,
+                };
                 let times = meter.f64_histogram(name).with_unit(unit);
-                let times = times.with_boundaries(TIME_BUCKETS.to_vec());
+                let times = times.with_boundaries(buckets.to_vec());
                 let times = times.with_description(description).build();
                 Box::new(move |value| times.record(value, &attributes))
             }
@@ -52,7 +56,8 @@ impl Backend for Otel {
     fn watch(&self, watched: &Arc<Watched>) {
         for instrument in WATCHED {
             let (name, unit) = (instrument.name, instrument.unit);
-            let watched = Arc::clone(watched);
+            // What is watched may hold this meter.
+            let watched = Arc::downgrade(watched);
             if instrument.kind == Kind::Counter {
                 let counter = self.0.u64_observable_counter(name).with_unit(unit);
                 let counter = counter.with_description(instrument.description);
@@ -76,15 +81,16 @@ impl Backend for Otel {
 }
 
 fn observe<T>(
-    watched: &Watched,
+    watched: &Weak<Watched>,
     instrument: &'static Instrument,
     to: &dyn AsyncInstrument<T>,
     value: impl Fn(f64) -> T,
 ) {
-    watched.read(&mut |reading| {
-        if reading.instrument.name == instrument.name {
-            to.observe(value(reading.value), &attributes(reading.labels));
-        }
+    let Some(watched) = watched.upgrade() else {
+        return;
+    };
+    watched.read(Some(instrument), &mut |reading| {
+        to.observe(value(reading.value), &attributes(reading.labels));
     });
 }
 
@@ -92,6 +98,7 @@ fn attributes(labels: &[Label<'_>]) -> Box<[KeyValue]> {
     let attribute = |(name, value): &Label<'_>| match value {
         Value::Number(number) => Some(KeyValue::new(*name, i64::from(*number))),
         Value::Text(text) => Some(KeyValue::new(*name, (*text).to_owned())),
+        Value::True => Some(KeyValue::new(*name, true)),
         Value::Unmatched => None,
         Value::Word(word) => Some(KeyValue::new(*name, *word)),
     };

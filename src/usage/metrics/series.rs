@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use papaya::HashMap;
 
 use crate::auth::Transport;
@@ -50,17 +50,29 @@ impl SeriesTable {
         if let Some(series) = by_labels.get(&hash) {
             return series.record(record);
         }
-        if self.taken.load(Ordering::Relaxed) >= self.room {
+        if !self.take_room(record) {
             let kind = u64::from(record.is_grpc());
-            return by_labels
-                .get_or_insert_with(kind, || labels.overflow(backend))
-                .record(record);
+            let series = by_labels.get_or_insert_with(kind, || labels.overflow(backend));
+            return series.record(record);
         }
-        let series = by_labels.get_or_insert_with(hash, || {
-            self.taken.fetch_add(1, Ordering::Relaxed);
-            labels.series(backend)
-        });
+        let series = by_labels
+            .try_insert(hash, labels.series(backend))
+            .unwrap_or_else(|met| {
+                self.taken.fetch_sub(1, Ordering::Relaxed);
+                met.current
+            });
         series.record(record);
+    }
+
+    /// Strangers get no more than half of it, so that they leave some to those who are known.
+    fn take_room(&self, record: &Record) -> bool {
+        let room = match record.identity() {
+            Some(_) => self.room,
+            None => self.room.div_ceil(2),
+        };
+        let take = |taken| (taken < room).then_some(taken + 1);
+        let order = Ordering::Relaxed;
+        self.taken.fetch_update(order, order, take).is_ok()
     }
 }
 
@@ -85,14 +97,21 @@ impl Labels<'_> {
         let record = self.record;
         let mut hasher = seed.build_hasher();
         record.route().hash(&mut hasher);
-        let small = [
-            method_index(record.method()) as u64,
-            u64::from(record.transport() == Transport::Tls),
-            version_index(record.version()) as u64,
-            record.status().map_or(0, |status| status.as_u16().into()),
-            record.grpc_status().map_or(u64::MAX, u64::from),
-            record.end() as u64,
-        ];
+        let status = record.status().map_or(0, |status| status.as_u16().into());
+        let small = if record.is_grpc() {
+            let grpc_status = record.grpc_status().map_or(u64::MAX, u64::from);
+            [1, grpc_status, status, 0, 0, record.end() as u64]
+        } else {
+            let is_tls = record.transport() == Transport::Tls;
+            [
+                0,
+                status,
+                method_index(record.method()) as u64,
+                u64::from(is_tls),
+                version_index(record.version()) as u64,
+                record.end() as u64,
+            ]
+        };
         small.hash(&mut hasher);
         for (_, value) in self.extras {
             value.hash(&mut hasher);
@@ -115,7 +134,7 @@ impl Labels<'_> {
 
     /// As the SDK of OpenTelemetry does with what is too much for it.
     fn overflow(&self, backend: &dyn Backend) -> Series {
-        self.made_of(backend, &[("otel.metric.overflow", Value::Word("true"))])
+        self.made_of(backend, &[("otel.metric.overflow", Value::True)])
     }
 
     fn made_of(&self, backend: &dyn Backend, labels: &[Label<'_>]) -> Series {
@@ -149,10 +168,13 @@ impl Labels<'_> {
             "http.route",
             record.route().map_or(Value::Unmatched, Value::Text),
         ));
-        let status = record.status().map(|status| status.as_u16());
-        labels.extend(status.map(|status| ("http.response.status_code", Value::Number(status))));
-        let error = match (record.end(), status) {
-            (End::Complete | End::Refused, Some(status @ 500..)) => Some(Value::Number(status)),
+        let status = record.status();
+        let number = status.map(|status| Value::Number(status.as_u16()));
+        labels.extend(number.map(|number| ("http.response.status_code", number)));
+        let error = match (record.end(), &record.status) {
+            (End::Complete | End::Refused, Some(status)) if status.is_server_error() => {
+                Some(Value::Text(status.as_str()))
+            }
             (End::Complete | End::Refused, _) => None,
             (end, _) => Some(Value::Word(end.as_str())),
         };
@@ -162,26 +184,29 @@ impl Labels<'_> {
 
     fn of_rpc(&self) -> Vec<Label<'_>> {
         let record = self.record;
-        let method = record.route().unwrap_or("_OTHER");
+        // A router may have one route for all methods of a service.
+        let method = record.route().filter(|route| !route.contains("{*"));
+        let method = method.map_or("_OTHER", |method| method.trim_start_matches('/'));
         let mut labels = vec![
             ("rpc.system.name", Value::Word("grpc")),
-            (
-                "rpc.method",
-                Value::Text(method.strip_prefix('/').unwrap_or(method)),
-            ),
+            ("rpc.method", Value::Text(method)),
         ];
         let number = record.grpc_status();
         if let Some(status) = number.map(status_name) {
             labels.push(("rpc.response.status_code", Value::Word(status)));
         }
-        let error = match (record.end(), number) {
-            (End::Complete | End::Refused, Some(number)) if is_error(number) => {
-                Some(status_name(number))
+        let error = match (record.end(), number, &record.status) {
+            (End::Complete | End::Refused, Some(number), _) => {
+                is_error(number).then(|| Value::Word(status_name(number)))
             }
-            (End::Complete | End::Refused, _) => None,
-            (end, _) => Some(end.as_str()),
+            // Whoever has answered does not speak gRPC.
+            (End::Complete | End::Refused, None, Some(status)) if *status != StatusCode::OK => {
+                Some(Value::Text(status.as_str()))
+            }
+            (End::Complete | End::Refused, None, _) => Some(Value::Word("UNKNOWN")),
+            (end, ..) => Some(Value::Word(end.as_str())),
         };
-        labels.extend(error.map(|error| ("error.type", Value::Word(error))));
+        labels.extend(error.map(|error| ("error.type", error)));
         labels
     }
 }

@@ -14,6 +14,7 @@ use crate::limit::MemoryLimiter;
 use crate::limit::RedisLimiter;
 use crate::usage::handle::Usage;
 use crate::usage::metrics::instrument::{self, Instrument, Label, Value};
+use crate::usage::sink::SinkStatus;
 
 /// What [`Metrics::watch`](super::Metrics::watch) can watch.
 ///
@@ -43,26 +44,40 @@ mod sealed {
 #[expect(missing_debug_implementations, reason = "nobody outside can name it")]
 pub struct Tell<'t> {
     name: &'t str,
+    /// If it is nothing else that somebody wants to know.
+    only: Option<&'static Instrument>,
     to: &'t mut dyn FnMut(Reading<'_>),
 }
 
 /// One thing that was read.
 pub(super) struct Reading<'r> {
+    #[cfg_attr(
+        not(feature = "metrics"),
+        expect(dead_code, reason = "OpenTelemetry asks for one at a time")
+    )]
     pub(super) instrument: &'static Instrument,
     pub(super) labels: &'r [Label<'r>],
     pub(super) value: f64,
 }
 
 impl Tell<'_> {
-    fn value(&mut self, instrument: &'static Instrument, value: f64) {
+    fn value(&mut self, instrument: &'static Instrument, value: impl FnOnce() -> f64) {
         self.labelled(instrument, None, value);
     }
 
-    fn count(&mut self, instrument: &'static Instrument, value: u64) {
-        self.value(instrument, value as f64);
+    fn count(&mut self, instrument: &'static Instrument, value: impl FnOnce() -> u64) {
+        self.value(instrument, || value() as f64);
     }
 
-    fn labelled(&mut self, instrument: &'static Instrument, label: Option<Label<'_>>, value: f64) {
+    fn labelled(
+        &mut self,
+        instrument: &'static Instrument,
+        label: Option<Label<'_>>,
+        value: impl FnOnce() -> f64,
+    ) {
+        if self.only.is_some_and(|only| only.name != instrument.name) {
+            return;
+        }
         let name = ("tollgate.name", Value::Text(self.name));
         let labels: &[Label<'_>] = match label {
             Some(label) => &[name, label],
@@ -71,14 +86,26 @@ impl Tell<'_> {
         (self.to)(Reading {
             instrument,
             labels,
-            value,
+            value: value(),
         });
     }
 
     fn lookups(&mut self, hits: u64, misses: u64) {
         for (result, count) in [("hit", hits), ("miss", misses)] {
             let label = ("tollgate.cache.result", Value::Word(result));
-            self.labelled(&instrument::CACHE_LOOKUPS, Some(label), count as f64);
+            self.labelled(&instrument::CACHE_LOOKUPS, Some(label), || count as f64);
+        }
+    }
+
+    fn sinks(&mut self, sinks: &[SinkStatus]) {
+        for (number, sink) in sinks.iter().enumerate() {
+            let number = u16::try_from(number).unwrap_or(u16::MAX);
+            let label = || Some(("tollgate.sink.number", Value::Number(number)));
+            let mut tell = |what, count: u64| self.labelled(what, label(), || count as f64);
+            tell(&instrument::SINK_DELIVERED, sink.delivered);
+            tell(&instrument::SINK_LOST, sink.lost);
+            tell(&instrument::SINK_WAITING, sink.waiting);
+            tell(&instrument::SINK_FAILURES, sink.failures);
         }
     }
 }
@@ -92,10 +119,13 @@ impl Watched {
         self.0.write().push((name, what.reader()));
     }
 
-    pub(super) fn read(&self, to: &mut dyn FnMut(Reading<'_>)) {
+    /// Reads all of it, or what one instrument wants to know.
+    pub(super) fn read(&self, only: Option<&'static Instrument>, to: &mut dyn FnMut(Reading<'_>)) {
         for (name, read) in &*self.0.read() {
             // What is read may ask a user's clock.
-            let _ = caught(|| read(&mut Tell { name, to }));
+            if caught(|| read(&mut Tell { name, only, to })).is_err() {
+                tracing::error!(target: "tollgate::usage", name, "what is watched panicked");
+            }
         }
     }
 }
@@ -103,7 +133,7 @@ impl Watched {
 impl<S: KeyStore> sealed::Sealed for ApiKeys<S> {
     fn reader(&self) -> Read {
         let keys = self.clone();
-        Box::new(move |tell| tell.count(&instrument::KEYS_LOST_USES, keys.lost_uses()))
+        Box::new(move |tell| tell.count(&instrument::KEYS_LOST_USES, || keys.lost_uses()))
     }
 }
 
@@ -112,8 +142,8 @@ impl<S: KeyStore> sealed::Sealed for Cached<S> {
         let cached = self.clone();
         Box::new(move |tell| {
             tell.lookups(cached.hits(), cached.misses());
-            tell.count(&instrument::CACHE_STALE, cached.stale_served());
-            tell.count(&instrument::CACHE_TURNED_AWAY, cached.turned_away());
+            tell.count(&instrument::CACHE_STALE, || cached.stale_served());
+            tell.count(&instrument::CACHE_TURNED_AWAY, || cached.turned_away());
         })
     }
 }
@@ -127,7 +157,7 @@ impl sealed::Sealed for Jwt {
             tell.lookups(hits, misses);
             for status in jwt.status(SystemClock.now()) {
                 let issuer = || Some(("tollgate.jwks.issuer", Value::Text(status.issuer())));
-                let mut tell = |what, value| tell.labelled(what, issuer(), value);
+                let mut tell = |what, value| tell.labelled(what, issuer(), || value);
                 if let Some(age) = status.age() {
                     tell(&instrument::JWKS_AGE, age.as_secs_f64());
                 }
@@ -143,8 +173,8 @@ impl sealed::Sealed for MemoryLimiter {
     fn reader(&self) -> Read {
         let limiter = self.clone();
         Box::new(move |tell| {
-            tell.count(&instrument::LIMITER_BUDGETS, limiter.len() as u64);
-            tell.count(&instrument::LIMITER_EVICTED, limiter.evicted());
+            tell.count(&instrument::LIMITER_BUDGETS, || limiter.len() as u64);
+            tell.count(&instrument::LIMITER_EVICTED, || limiter.evicted());
         })
     }
 }
@@ -156,18 +186,20 @@ impl sealed::Sealed for RedisLimiter {
         Box::new(move |tell| {
             let status = limiter.status();
             let partitioned = f64::from(status.is_partitioned);
-            tell.value(&instrument::LIMITER_PARTITIONED, partitioned);
+            tell.value(&instrument::LIMITER_PARTITIONED, || partitioned);
             for (way, count) in [
                 ("local_share", status.fallbacks.local_share),
                 ("open", status.fallbacks.open),
                 ("closed", status.fallbacks.closed),
             ] {
                 let label = ("tollgate.limiter.fallback", Value::Word(way));
-                tell.labelled(&instrument::LIMITER_FALLBACKS, Some(label), count as f64);
+                tell.labelled(&instrument::LIMITER_FALLBACKS, Some(label), || count as f64);
             }
-            tell.count(&instrument::LIMITER_DENIED_LOCALLY, status.denied_locally);
-            tell.count(&instrument::LIMITER_ROUND_TRIPS, status.round_trips);
-            tell.count(&instrument::LIMITER_LOST, status.lost);
+            tell.count(&instrument::LIMITER_DENIED_LOCALLY, || {
+                status.denied_locally
+            });
+            tell.count(&instrument::LIMITER_ROUND_TRIPS, || status.round_trips);
+            tell.count(&instrument::LIMITER_LOST, || status.lost);
         })
     }
 }
@@ -175,7 +207,7 @@ impl sealed::Sealed for RedisLimiter {
 impl sealed::Sealed for ThrottleLayer {
     fn reader(&self) -> Read {
         let throttle = self.clone();
-        Box::new(move |tell| tell.count(&instrument::THROTTLE_FORGOTTEN, throttle.forgotten()))
+        Box::new(move |tell| tell.count(&instrument::THROTTLE_FORGOTTEN, || throttle.forgotten()))
     }
 }
 
@@ -184,15 +216,8 @@ impl sealed::Sealed for Usage {
     fn reader(&self) -> Read {
         let usage = self.downgrade();
         Box::new(move |tell| {
-            let sinks = usage.upgrade().map(|usage| usage.sinks());
-            for (number, sink) in sinks.unwrap_or_default().into_iter().enumerate() {
-                let number = u16::try_from(number).unwrap_or(u16::MAX);
-                let label = || Some(("tollgate.sink.number", Value::Number(number)));
-                let mut tell = |what, count: u64| tell.labelled(what, label(), count as f64);
-                tell(&instrument::SINK_DELIVERED, sink.delivered);
-                tell(&instrument::SINK_LOST, sink.lost);
-                tell(&instrument::SINK_WAITING, sink.waiting);
-                tell(&instrument::SINK_FAILURES, sink.failures);
+            if let Some(usage) = usage.upgrade() {
+                tell.sinks(&usage.sinks());
             }
         })
     }
