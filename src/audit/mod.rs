@@ -155,6 +155,11 @@ impl Audit {
         self.sinks()
     }
 
+    #[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+    pub(crate) fn downgrade(&self) -> WeakAudit {
+        WeakAudit(Arc::downgrade(&self.shared))
+    }
+
     /// Something was done to a key, because of a request from there if it was one.
     pub(crate) fn note_key(&self, event: &KeyEvent, identity: Identity, client: Option<IpAddr>) {
         let event = Event::of_key(event, identity, client);
@@ -179,6 +184,17 @@ impl Audit {
             let kind = EventKind::Key(KeyEventKind::UsedInGrace { until });
             shared.sinks.push(&Event::of_request(record, kind));
         }
+    }
+}
+
+/// An [`Audit`], as long as there is one.
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+pub(crate) struct WeakAudit(std::sync::Weak<Shared>);
+
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+impl WeakAudit {
+    pub(crate) fn upgrade(&self) -> Option<Audit> {
+        self.0.upgrade().map(|shared| Audit { shared })
     }
 }
 

@@ -421,3 +421,28 @@ async fn who_is_let_in_after_all_was_not_refused() {
     let all = told(&audit, events).await;
     assert_eq!(all.len(), 1, "that it was issued: {all:#?}");
 }
+
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn how_the_sinks_of_a_trail_stand_can_be_watched_and_nothing_is_held() {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tollgate::usage::metrics::Metrics;
+
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    let metrics = Metrics::to_recorder(recorder);
+    let (audit, mut events) = trail();
+    metrics.watch("trail", &audit);
+    let keys = keys(&audit, &clock());
+    keys.issue(NewKey::for_owner("ann")).await.unwrap();
+    audit.shutdown(Duration::from_secs(5)).await;
+    metrics.refresh();
+    let line =
+        "tollgate_sink_delivered_total{tollgate_name=\"trail\",tollgate_sink_number=\"0\"} 1";
+    assert!(page.render().contains(line), "{}", page.render());
+
+    assert_eq!(events.recv().await.unwrap().len(), 1);
+    drop((audit, keys));
+    metrics.refresh();
+    assert!(events.recv().await.is_none(), "the sink has gone with it");
+}

@@ -2,6 +2,7 @@
 
 use parking_lot::RwLock;
 
+use crate::audit::Audit;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 use crate::auth::jwt::Jwt;
 use crate::auth::throttle::ThrottleLayer;
@@ -21,6 +22,7 @@ use crate::usage::sink::SinkStatus;
 /// | | what is read |
 /// |---|---|
 /// | [`ApiKeys`] | `tollgate.keys.lost_uses` |
+/// | [`Audit`] | `tollgate.sink.delivered`, `.lost`, `.waiting`, `.failures`, by sink |
 /// | [`Cached`] | `tollgate.cache.lookups` (`hit`, `miss`), `tollgate.cache.stale`, `tollgate.cache.turned_away` |
 /// | `Jwt` | `tollgate.cache.lookups`; by issuer, `tollgate.jwks.age`, `.ready`, `.fetches`, `.failures` |
 /// | [`MemoryLimiter`] | `tollgate.limiter.budgets`, `.evicted` |
@@ -218,6 +220,18 @@ impl sealed::Sealed for Usage {
         Box::new(move |tell| {
             if let Some(usage) = usage.upgrade() {
                 tell.sinks(&usage.sinks());
+            }
+        })
+    }
+}
+
+/// Held loosely, as a [`Usage`].
+impl sealed::Sealed for Audit {
+    fn reader(&self) -> Read {
+        let audit = self.downgrade();
+        Box::new(move |tell| {
+            if let Some(audit) = audit.upgrade() {
+                tell.sinks(&audit.sinks());
             }
         })
     }
