@@ -119,8 +119,8 @@ impl Activity {
         &self.acts
     }
 
-    /// How many kinds of requests are not among the [acts](Activity::acts) any more, because
-    /// there was no room.
+    /// How often an act had to make room for another. A kind of request that comes back is a new
+    /// act, and may make room again.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
         self.forgotten
@@ -339,7 +339,7 @@ impl Serialize for Act {
     }
 }
 
-/// The activities of so many credentials. Who was not seen for long makes room.
+/// The activities of about so many credentials. Who was not seen for long makes room.
 pub(super) struct Activities {
     by_credential: Cache<Credential, Arc<Mutex<Activity>>, UnitWeighter, RandomState>,
     /// How many acts of each.

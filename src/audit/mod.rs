@@ -84,8 +84,9 @@
 //! callers and addresses of clients, which are personal data in many places.
 //!
 //! # Cost
-//! A look-up and a lock of the credential's own for each request with one. An act needs about
-//! 100 bytes, so that 10,000 credentials, each of them used in 32 ways, need 32 MB.
+//! A look-up and a lock of the credential's own for each request with one, and another where the
+//! response has a body. An act needs 128 bytes, so that 10,000 credentials, each of them used in 32
+//! ways, need 41 MB.
 
 mod activity;
 mod event;
@@ -136,7 +137,7 @@ impl Audit {
 
     /// What was done with a credential: its public id, and who vouches for it, as in
     /// [`Principal::source`](crate::identity::Principal::source). None if it was not seen, or
-    /// not for long.
+    /// not for long, or has no public id: a token without a `jti`, for instance.
     #[must_use]
     pub fn activity(&self, source: &str, credential_id: &str) -> Option<Activity> {
         self.shared.activities.of(source, credential_id)
@@ -149,7 +150,7 @@ impl Audit {
     }
 
     /// Delivers what waits, and then nothing more: when the server has stopped. As
-    /// [`Usage::shutdown`](crate::usage::Usage::shutdown).
+    /// [`Usage::shutdown`](crate::usage::Usage::shutdown), which does not do it.
     pub async fn shutdown(&self, deadline: Duration) -> Vec<SinkStatus> {
         self.shared.sinks.shut_down(deadline).await;
         self.sinks()
@@ -222,15 +223,15 @@ pub struct AuditBuilder {
 }
 
 impl AuditBuilder {
-    /// Sets of how many credentials the activity is kept. Those that were not used for longest
-    /// make room. At least one.
+    /// Sets of about how many credentials the activity is kept. Roughly those that were not used
+    /// for longest make room. At least one.
     pub fn credentials(mut self, count: usize) -> Self {
         self.credentials = count;
         self
     }
 
     /// Sets how many kinds of requests are kept of each. The one that was made longest ago makes
-    /// room. At least one.
+    /// room, and one that is under way only if all are. At least one.
     pub fn acts(mut self, count: usize) -> Self {
         self.acts = count;
         self

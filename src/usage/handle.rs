@@ -335,7 +335,8 @@ impl UsageBuilder {
         self
     }
 
-    /// Has what is refused, and what is done with each credential, written down there.
+    /// Has what is refused, and what is done with each credential, written down there. What waits
+    /// for the trail's own sinks is not delivered by [`Usage::shutdown`]: see [`Audit::shutdown`].
     pub fn audit(mut self, audit: Audit) -> Self {
         self.audit = Some(audit);
         self
