@@ -67,7 +67,7 @@
 //! # Who tells it
 //! [`ApiKeys::audit`](crate::ApiKeys::audit) tells of what is done to keys, and
 //! [`UsageBuilder::audit`](crate::usage::UsageBuilder::audit) of what is done with credentials,
-//! and of refusals: the very [`Rejection`](crate::Rejection) that the response was made from.
+//! and of refusals: the very [`Rejection`] that the response was made from.
 //! It takes both to have all. A request that shows nothing is no event. What a layer of this crate
 //! has refused is there even if a layer between answers otherwise, with a redirect for instance,
 //! unless a caller was let in after all; what a handler refuses is there if the response says so.

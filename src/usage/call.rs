@@ -114,6 +114,7 @@ impl Call {
     fn begin(&mut self) {
         let (shared, asked) = (self.slot.shared(), self.slot.asked());
         let Some(audit) = shared.audit() else { return };
+        let at = shared.at(asked.started.saturating_add(self.to_headers));
         self.under_way = self.slot.noted(|noted| {
             let said = self.refusal.as_ref();
             let refusal = said.or(noted.rejection.as_deref());
@@ -126,7 +127,7 @@ impl Call {
                 grpc_status: self.grpc_status.or_else(|| asked.is_grpc.then_some(OK)),
                 refusal: refusal.map(|rejection| (rejection.reason(), rejection.cause())),
                 end: said.map_or(End::Complete, |_| End::Refused),
-                at: shared.at(asked.started.saturating_add(self.to_headers)),
+                at,
             };
             audit.begin(noted.caller.as_ref()?, &deed)
         });

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::Value;
@@ -158,6 +159,37 @@ async fn a_credential_that_has_made_room_begins_anew_whatever_was_under_way() {
 }
 
 #[tokio::test]
+async fn a_call_that_ends_well_is_one_act_from_its_beginning() {
+    let (audit, clock) = (Audit::builder().acts(1).build(), clock());
+    let calls = service_fn(|_: Request<()>| async {
+        let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+        let frames = [
+            Frame::data(Bytes::from_static(b"abc")),
+            Frame::trailers(trailers),
+        ];
+        let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok::<_, Infallible>)));
+        let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
+        Ok::<_, Infallible>(response.body(body).unwrap())
+    });
+    let service = usage(&audit, &clock).layer(calls);
+    let mut request = Request::post("/tea.Tea/Pour").version(Version::HTTP_2);
+    request = request.header(CONTENT_TYPE, "application/grpc");
+    let request = request.extension(ann()).body(()).unwrap();
+    let response = service.oneshot(request).await.unwrap();
+
+    let activity = audit.activity("s", "7").unwrap();
+    let act = &activity.acts()[0];
+    assert_eq!((act.under_way(), act.grpc_status()), (1, None));
+    clock.advance(Duration::from_secs(1));
+    response.into_body().collect().await.unwrap();
+    let activity = audit.activity("s", "7").unwrap();
+    let act = &activity.acts()[0];
+    assert_eq!((act.under_way(), act.grpc_status()), (0, Some(0)));
+    assert_eq!((act.first(), activity.forgotten()), (NOW, 0));
+    assert_eq!(act.last(), NOW.saturating_add(Duration::from_secs(1)));
+}
+
+#[tokio::test]
 async fn a_leaked_key_says_what_it_did() {
     let (audit, _events) = trail();
     let clock = clock();
@@ -253,3 +285,5 @@ async fn callers_are_known_by_who_they_are_and_not_by_their_ids_alone() {
     let requests = |source| audit.activity(source, "7").unwrap().requests();
     assert_eq!((requests("one"), requests("two")), (1, 2));
 }
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
