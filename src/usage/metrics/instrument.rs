@@ -151,12 +151,12 @@ watched! {
         "Commands that were sent to the store.";
     LIMITER_LOST = Counter "tollgate.limiter.lost" "{command}"
         "Charges, refunds, bans and resets that may not have arrived.";
-    SINK_DELIVERED = Counter "tollgate.sink.delivered" "{request}"
-        "Requests that a sink has taken.";
-    SINK_LOST = Counter "tollgate.sink.lost" "{request}"
-        "Requests that a sink will never hear of.";
-    SINK_WAITING = Gauge "tollgate.sink.waiting" "{request}"
-        "Requests that wait for a sink.";
+    SINK_DELIVERED = Counter "tollgate.sink.delivered" "{item}"
+        "Requests, or events of an audit trail, that a sink has taken.";
+    SINK_LOST = Counter "tollgate.sink.lost" "{item}"
+        "Requests or events that a sink will never hear of.";
+    SINK_WAITING = Gauge "tollgate.sink.waiting" "{item}"
+        "Requests or events that wait for a sink.";
     SINK_FAILURES = Counter "tollgate.sink.failures" "{batch}"
         "Batches that a sink did not take.";
     THROTTLE_FORGOTTEN = Counter "tollgate.throttle.forgotten" "{network}"
