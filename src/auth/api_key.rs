@@ -14,7 +14,7 @@ use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::keys::{
     ApiKeys, EndCause, KeyEvent, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look,
-    MacAlgorithm, Shared, StoreError, has_shape, is_head, parse,
+    MacAlgorithm, SHORTEST, Shared, StoreError, has_shape, is_head, parse,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
@@ -49,6 +49,10 @@ impl<S: KeyStore> Authenticate for ApiKeys<S> {
 
     fn claims(&self, text: &[u8]) -> bool {
         self.begins_like_ours(text) && has_shape(text)
+    }
+
+    fn shortest(&self) -> usize {
+        SHORTEST
     }
 }
 

@@ -21,6 +21,12 @@ pub trait Authenticate: Send + Sync + 'static {
     /// Whether a text that was found in a URI is one of mine, by its shape.
     fn claims(&self, text: &[u8]) -> bool;
 
+    /// How long a text has to be for [`claims`](Authenticate::claims) to be asked about it: as
+    /// long as the shortest of its credentials.
+    fn shortest(&self) -> usize {
+        1
+    }
+
     /// The schemes that its credentials are shown in: challenges name those of the door's
     /// authenticators. All, unless said otherwise.
     fn schemes(&self) -> &[Scheme] {
@@ -74,6 +80,10 @@ impl<A: Authenticate, B: Authenticate> Authenticate for Or<A, B> {
 
     fn claims(&self, text: &[u8]) -> bool {
         self.first.claims(text) || self.second.claims(text)
+    }
+
+    fn shortest(&self) -> usize {
+        self.first.shortest().min(self.second.shortest())
     }
 
     fn schemes(&self) -> &[Scheme] {

@@ -314,6 +314,7 @@ impl Rule {
             keep: false,
             max_len: 256,
             ignored_schemes: Vec::new(),
+            shortest: 1,
             schemes: Scheme::ALL.into(),
         };
         let claims = |text: &[u8]| burn.is_some_and(|burn| (burn.claims)(text));

@@ -31,7 +31,7 @@ impl<A: Authenticate> AuthLayer<A> {
     /// Credentials are read from `Authorization` (`Bearer` or `ApiKey`) and from
     /// `X-API-Key`; where only tokens are accepted, from `Authorization: Bearer`.
     pub fn new(authenticate: A) -> Self {
-        let schemes = authenticate.schemes().to_vec();
+        let (schemes, shortest) = (authenticate.schemes().to_vec(), authenticate.shortest());
         let sources = if schemes.contains(&Scheme::ApiKey) {
             Source::defaults()
         } else {
@@ -46,6 +46,7 @@ impl<A: Authenticate> AuthLayer<A> {
                 keep: false,
                 max_len: 8 * 1024,
                 ignored_schemes: Vec::new(),
+                shortest,
                 schemes,
             },
             optional: false,

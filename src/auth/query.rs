@@ -53,8 +53,13 @@ pub(super) fn clear_query(parts: &mut Parts, wanted: &str, rules: &TakeRules) {
 pub(super) fn has_credential(
     query: &str,
     sources: &[Source],
+    shortest: usize,
     claims: impl Fn(&[u8]) -> bool,
 ) -> bool {
+    // Most are too short for any of what follows.
+    if query.len() < shortest.min(ACCESS_TOKEN.len()) {
+        return false;
+    }
     query.split('&').any(|parameter| {
         let name = parameter.split('=').next().unwrap_or_default();
         if sources.iter().any(|source| source.is_query(name)) {
@@ -63,6 +68,9 @@ pub(super) fn has_credential(
         // RFC 6750 §2.3 gives it this name, whatever it looks like.
         if name == ACCESS_TOKEN {
             return true;
+        }
+        if parameter.len() < shortest {
+            return false;
         }
         let has_one = |text: &[u8]| {
             let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';

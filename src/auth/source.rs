@@ -221,6 +221,8 @@ pub(crate) struct TakeRules {
     pub(crate) keep: bool,
     pub(crate) max_len: usize,
     pub(crate) ignored_schemes: Vec<Box<str>>,
+    /// What is shorter in a query is no credential.
+    pub(crate) shortest: usize,
     /// Those that are accepted in `Authorization`.
     pub(crate) schemes: Vec<Scheme>,
 }
@@ -262,7 +264,7 @@ pub(crate) fn take_one(
         }
     }
     if let Some(query) = parts.uri.query()
-        && has_credential(query, sources, claims)
+        && has_credential(query, sources, rules.shortest, claims)
     {
         return Err(Rejection::new(Reason::CredentialInUri, Cause::InUri));
     }

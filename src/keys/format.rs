@@ -17,6 +17,8 @@ use crate::rejection::Cause;
 
 /// The longest text that is looked at.
 pub(crate) const MAX_LEN: usize = 256;
+/// The two shortest words, and the rest.
+pub(crate) const SHORTEST: usize = 5 + 1 + TAIL;
 
 const ID: usize = 12;
 const SECRET: usize = 32;
@@ -172,7 +174,7 @@ pub(crate) struct Parsed<'a> {
 /// left to the caller, who knows which ones there are.
 pub(crate) fn parse(text: &[u8]) -> Result<Parsed<'_>, Cause> {
     // The shortest head is `aa_aa`, and an underscore parts it from the tail.
-    if text.len() > MAX_LEN || text.len() < 5 + 1 + TAIL {
+    if text.len() > MAX_LEN || text.len() < SHORTEST {
         return Err(Cause::KeyFormat);
     }
     let (head, tail) = text.split_at(text.len() - TAIL);

@@ -54,6 +54,6 @@ pub use rotate::Rotation;
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
 
 pub(crate) use api_keys::{Look, Shared};
-pub(crate) use format::{has_shape, is_head, parse};
+pub(crate) use format::{SHORTEST, has_shape, is_head, parse};
 #[cfg(test)]
 pub(crate) use pepper::MACS;
