@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::identity::{Identity, Principal};
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::usage::sink::Item;
-use crate::usage::slot::UNITS;
+use crate::usage::slot::{UNITS, Units};
 
 /// One request at its end; or several that are alike, added up, where a sink was too slow for
 /// each of them: see [`Record::requests`].
@@ -44,7 +44,7 @@ pub struct Record {
     pub(super) to_end: Duration,
     pub(super) requests: u64,
     pub(super) names: Arc<[Box<str>]>,
-    pub(super) units: [u64; UNITS],
+    pub(super) units: Units,
 }
 
 /// A request that has come, and of which there will be a [`Record`].
@@ -291,9 +291,13 @@ impl Record {
             .map_or(0, |(_, amount)| amount)
     }
 
+    fn amounts(&self) -> [u64; UNITS] {
+        self.units.as_deref().copied().unwrap_or_default()
+    }
+
     /// What a handler has counted, of all units.
     pub fn units(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.names.iter().map(AsRef::as_ref).zip(self.units)
+        self.names.iter().map(AsRef::as_ref).zip(self.amounts())
     }
 
     fn traits(&self) -> impl Hash + PartialEq {
@@ -347,8 +351,11 @@ impl Item for Record {
             (own, more) => own.or(more),
         };
         self.requests = self.requests.saturating_add(other.requests);
-        for (own, more) in self.units.iter_mut().zip(other.units) {
-            *own = own.saturating_add(more);
+        if let Some(more) = &other.units {
+            let own = self.units.get_or_insert_default();
+            for (own, more) in own.iter_mut().zip(**more) {
+                *own = own.saturating_add(more);
+            }
         }
     }
 
@@ -403,7 +410,7 @@ impl Serialize for Record {
         let to_headers = self.to_headers.map(|time| time.as_secs_f64());
         map.serialize_entry("time_to_headers", &to_headers)?;
         map.serialize_entry("time_to_end", &self.to_end.as_secs_f64())?;
-        map.serialize_entry("units", &Amounts(&self.names, &self.units))?;
+        map.serialize_entry("units", &Amounts(&self.names, &self.amounts()))?;
         map.end()
     }
 }

@@ -16,6 +16,9 @@ use crate::rejection::Rejection;
 use crate::usage::handle::Shared;
 use crate::usage::record::Route;
 
+/// What was counted, by unit; none if nothing was, which is so of most requests.
+pub(super) type Units = Option<Box<[u64; UNITS]>>;
+
 /// How many kinds of units there can be.
 pub(super) const UNITS: usize = 8;
 
@@ -65,7 +68,7 @@ pub(super) struct Asked {
 #[derive(Default)]
 pub(super) struct Noted {
     pub(super) caller: Option<Identity>,
-    pub(super) units: [u64; UNITS],
+    pub(super) units: Units,
     pub(super) route: Option<Route>,
     /// The path of a call that may be a route.
     pub(super) path: Option<Box<str>>,
@@ -137,7 +140,8 @@ impl UsageSlot {
         if noted.has_ended {
             return Some(false);
         }
-        noted.units[index] = noted.units[index].saturating_add(amount);
+        let counted = &mut noted.units.get_or_insert_default()[index];
+        *counted = counted.saturating_add(amount);
         Some(true)
     }
 

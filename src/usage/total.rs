@@ -51,8 +51,10 @@ impl Sums {
         }
         add(&mut self.bytes_in, record.bytes_in);
         add(&mut self.bytes_out, record.bytes_out);
-        for (own, more) in self.units.iter_mut().zip(record.units) {
-            add(own, more);
+        if let Some(units) = &record.units {
+            for (own, more) in self.units.iter_mut().zip(**units) {
+                add(own, more);
+            }
         }
         self.last_seen = self.last_seen.max(record.at);
     }
