@@ -54,6 +54,11 @@ impl<S: KeyStore> Authenticate for ApiKeys<S> {
     fn shortest(&self) -> usize {
         SHORTEST
     }
+
+    /// Keys are made of letters, digits and `_`.
+    fn refuses_malformed(&self) -> bool {
+        true
+    }
 }
 
 impl<S: KeyStore> ApiKeys<S> {

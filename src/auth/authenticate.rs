@@ -14,8 +14,8 @@ use crate::rejection::Rejection;
 /// is not passed on: an authenticator that refuses is the last that was asked, so a
 /// credential is never tried as something else.
 pub trait Authenticate: Send + Sync + 'static {
-    /// Judges a credential. It is well-formed, and shorter than the cap of the
-    /// layer.
+    /// Judges a credential. It is well-formed, unless this
+    /// [finds that out](Authenticate::refuses_malformed), and shorter than the cap of the layer.
     fn authenticate(&self, credential: &Credential, now: Timestamp) -> Answer;
 
     /// Whether a text that was found in a URI is one of mine, by its shape.
@@ -25,6 +25,12 @@ pub trait Authenticate: Send + Sync + 'static {
     /// long as the shortest of its credentials.
     fn shortest(&self) -> usize {
         1
+    }
+
+    /// Whether it accepts nothing that is no `token68` (RFC 9110 §11.2). Then the door looks at the
+    /// form of what was refused only, to say so.
+    fn refuses_malformed(&self) -> bool {
+        false
     }
 
     /// The schemes that its credentials are shown in: challenges name those of the door's
@@ -84,6 +90,10 @@ impl<A: Authenticate, B: Authenticate> Authenticate for Or<A, B> {
 
     fn shortest(&self) -> usize {
         self.first.shortest().min(self.second.shortest())
+    }
+
+    fn refuses_malformed(&self) -> bool {
+        self.first.refuses_malformed() && self.second.refuses_malformed()
     }
 
     fn schemes(&self) -> &[Scheme] {

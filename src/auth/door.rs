@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::certificate::is_proved;
-use crate::auth::source::{Source, TakeRules, take_one};
+use crate::auth::source::{Source, TakeRules, ill_formed, take_one};
 use crate::auth::throttle::Reservation;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -174,7 +174,20 @@ impl<A: Authenticate> Check for Auth<A> {
                 Err(rejection.with_request_id(pass.request_id))
             }
         };
-        match door.authenticate.authenticate(&credential, now) {
+        // Most are good, and need not be looked at twice.
+        let looks_first = !door.authenticate.refuses_malformed();
+        if looks_first && let Some(rejection) = ill_formed(&credential) {
+            return conclude(Err(rejection)).into();
+        }
+        let answer = door.authenticate.authenticate(&credential, now);
+        let is_good = matches!(answer, Answer::Mine(Pending::Ready(Ok(_))));
+        if !looks_first
+            && !is_good
+            && let Some(rejection) = ill_formed(&credential)
+        {
+            return conclude(Err(rejection)).into();
+        }
+        match answer {
             Answer::Mine(Pending::Ready(verdict)) => conclude(verdict).into(),
             Answer::Mine(Pending::Later(verdict)) => {
                 Pending::later(async move { conclude(verdict.await) })

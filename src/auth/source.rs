@@ -278,17 +278,18 @@ pub(crate) fn take_one(
         }
         _ => {}
     }
-    if let Some((credential, _)) = &found {
-        let refusal = match credential.expose() {
-            text if text.len() > rules.max_len => Some(Cause::TooLong),
-            text if !is_token68(text) => Some(Cause::NotToken68),
-            _ => None,
-        };
-        if let Some(cause) = refusal {
-            return Err(malformed(cause, credential.scheme()));
-        }
+    if let Some((credential, _)) = &found
+        && credential.expose().len() > rules.max_len
+    {
+        return Err(malformed(Cause::TooLong, credential.scheme()));
     }
     Ok(found)
+}
+
+/// The refusal of what is no `token68`.
+pub(super) fn ill_formed(credential: &Credential) -> Option<Rejection> {
+    let is_one = is_token68(credential.expose());
+    (!is_one).then(|| malformed(Cause::NotToken68, credential.scheme()))
 }
 
 /// RFC 9110 §11.6.2, of which `credentials = auth-scheme 1*SP token68` is accepted.

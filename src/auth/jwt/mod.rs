@@ -255,6 +255,11 @@ impl Authenticate for Jwt {
         text.starts_with(b"eyJ") && Compact::split(text).is_ok()
     }
 
+    /// Tokens are made of base64url and dots.
+    fn refuses_malformed(&self) -> bool {
+        true
+    }
+
     /// That of a header which names its algorithm, and two dots.
     fn shortest(&self) -> usize {
         "eyJhbGciOiIifQ..".len()
