@@ -74,7 +74,10 @@ pub(super) fn has_credential(
         }
         let has_one = |text: &[u8]| {
             let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+            // Those of tokens have more in them.
+            let is_of_a_token = |byte: &u8| is_part(byte) || matches!(byte, b'-' | b'.');
             text.split(|byte| !is_part(byte)).any(&claims)
+                || text.split(|byte| !is_of_a_token(byte)).any(&claims)
         };
         if !parameter.contains('%') {
             return has_one(parameter.as_bytes());

@@ -813,11 +813,25 @@ async fn a_token_in_the_query_is_refused() {
     let world = World::new();
     let service = world.layer(world.issuer().build().unwrap()).layer(who());
     let token = world.token().sign();
-    let request = http::Request::get(format!("/?access_token={token}"))
-        .body(())
-        .unwrap();
-    let answer = send(&service, request).await;
-    assert_eq!(answer.rejection.unwrap().reason(), Reason::CredentialInUri);
+    for uri in [
+        format!("/?access_token={token}"),
+        "/?access_token=x".into(),
+        format!("/?t={token}"),
+        format!("/?{token}"),
+        format!("/?x=1&t=Bearer%20{token}&y"),
+    ] {
+        // Whether another one is shown where it belongs, or not.
+        for mut request in [bearer(&token), http::Request::new(())] {
+            *request.uri_mut() = uri.parse().unwrap();
+            let answer = send(&service, request).await;
+            let reason = answer.rejection.unwrap().reason();
+            assert_eq!(reason, Reason::CredentialInUri, "{uri}");
+        }
+    }
+    // What only looks a little like one is none.
+    let mut request = bearer(&token);
+    *request.uri_mut() = "/?v=1.2.3-eyJ&t=eyJ.x".parse().unwrap();
+    assert_eq!(send(&service, request).await.status, 200);
 }
 
 #[tokio::test]
