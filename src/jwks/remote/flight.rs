@@ -360,8 +360,13 @@ async fn tend(shared: Weak<Shared>) {
             let _ = flight.await;
         }
         let Some(sleep) = shared.upgrade().and_then(|shared| {
-            let due_at = shared.lock().plan.due_at;
-            let wait = due_at.since(shared.clock.now());
+            let state = shared.lock();
+            // While one is under way, what is planned is when to give it up.
+            let wait = match &state.under_way {
+                Some(_) => SHORTEST_SLEEP,
+                None => state.plan.due_at.since(shared.clock.now()),
+            };
+            drop(state);
             shared
                 .asker
                 .timer

@@ -283,6 +283,22 @@ async fn a_new_key_is_fetched_once_by_all_who_need_it() {
     assert!(remote.keyring().holds(epoch, clock.now()));
 }
 
+/// What is planned while a fetch is under way is when to give it up.
+#[tokio::test(start_paused = true)]
+async fn keys_that_live_shortly_are_fetched_again_after_one_was_looked_for() {
+    let server = Server::of(&["old"]);
+    let clock = Ticking::new();
+    let settings = RemoteKeys::at(URL).client(server.clone()).clock(clock);
+    let remote = build(settings.refresh_between(secs(1), secs(1)));
+    server.takes(Duration::from_millis(10));
+    remote.warm_up().await.unwrap();
+    // Before the task that has waited for it, too, has looked when it is to fetch again.
+    let mut looking = remote.find("new", clock.now()).unwrap();
+    assert!(!polled(&mut looking).await);
+    pass(secs(4)).await;
+    assert!(server.asked() >= 4, "{}", server.asked());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_that_came_while_a_fetch_was_under_way_is_fetched_for() {
     let server = Server::of(&["old"]);
