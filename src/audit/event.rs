@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::identity::{Identity, Principal};
 use crate::keys::{EndCause, KeyEvent, KeyEventKind, KeyId};
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::usage::record::{Record, RecordId, Route, seconds};
+use crate::usage::record::{Record, RecordId, Route, seconds, write_caller};
 use crate::usage::sink::Item;
 
 /// Something happened to a credential, or with one; or several that are alike, added up, where
@@ -334,16 +334,13 @@ impl fmt::Debug for Event {
 /// One flat object. Times are in seconds; what is not known is null.
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (principal, rejection) = (self.principal(), self.rejection());
+        let rejection = self.rejection();
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("id", &self.id.to_string())?;
         map.serialize_entry("at", &seconds(self.at))?;
         map.serialize_entry("times", &self.times)?;
         map.serialize_entry("event", self.kind.as_str())?;
-        map.serialize_entry("source", &principal.map(Principal::source))?;
-        map.serialize_entry("tenant", &principal.and_then(Principal::tenant))?;
-        map.serialize_entry("subject", &principal.map(Principal::subject))?;
-        map.serialize_entry("credential_id", &self.credential_id())?;
+        write_caller(&mut map, self.identity.as_ref())?;
         map.serialize_entry("client", &self.client)?;
         map.serialize_entry("method", &self.method.as_ref().map(Method::as_str))?;
         map.serialize_entry("route", &self.route())?;

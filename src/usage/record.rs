@@ -387,16 +387,11 @@ impl fmt::Debug for Record {
 /// One flat object. Times are in seconds; what is not known is null.
 impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let principal = self.principal();
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("id", &self.id.to_string())?;
         map.serialize_entry("at", &seconds(self.at))?;
         map.serialize_entry("requests", &self.requests)?;
-        map.serialize_entry("source", &principal.map(Principal::source))?;
-        map.serialize_entry("tenant", &principal.and_then(Principal::tenant))?;
-        map.serialize_entry("subject", &principal.map(Principal::subject))?;
-        let credential_id = self.identity().and_then(Identity::credential_id);
-        map.serialize_entry("credential_id", &credential_id)?;
+        write_caller(&mut map, self.identity())?;
         map.serialize_entry("client", &self.client)?;
         map.serialize_entry("route", &self.route())?;
         map.serialize_entry("method", self.method.as_str())?;
@@ -413,6 +408,19 @@ impl Serialize for Record {
         map.serialize_entry("units", &Amounts(&self.names, &self.amounts()))?;
         map.end()
     }
+}
+
+/// Who calls, and with what.
+pub(crate) fn write_caller<M: SerializeMap>(
+    map: &mut M,
+    caller: Option<&Identity>,
+) -> Result<(), M::Error> {
+    let principal = caller.map(Identity::principal);
+    map.serialize_entry("source", &principal.map(Principal::source))?;
+    map.serialize_entry("tenant", &principal.and_then(Principal::tenant))?;
+    map.serialize_entry("subject", &principal.map(Principal::subject))?;
+    let credential_id = caller.and_then(Identity::credential_id);
+    map.serialize_entry("credential_id", &credential_id)
 }
 
 /// Amounts by the names of their units.

@@ -178,6 +178,31 @@ async fn a_credential_of_ones_own_in_the_uri_is_refused() {
     assert_eq!(send(&service, request).await.code(), "credential_in_uri");
 }
 
+/// Unless it says that it looks for itself, whoever authenticates gets to see nothing else.
+#[tokio::test]
+async fn a_credential_that_is_not_well_formed_reaches_nobody_who_relies_on_it() {
+    struct Trusting;
+    impl Authenticate for Trusting {
+        fn authenticate(&self, credential: &Credential, _: Timestamp) -> tollgate::auth::Answer {
+            assert!(!credential.expose().contains(&b','));
+            tollgate::auth::Answer::NotMine
+        }
+
+        fn claims(&self, _: &[u8]) -> bool {
+            false
+        }
+    }
+    let (keys, _) = keys().await;
+    let both = AuthLayer::new(keys.or(Trusting)).layer(who());
+    let alone = AuthLayer::new(Trusting).layer(who());
+    for (shown, code) in [("a,b", "request_malformed"), ("ab", "credential_invalid")] {
+        let answer = send(&alone, with("x-api-key", shown)).await;
+        assert_eq!(answer.code(), code);
+        let answer = send(&both, with("x-api-key", shown)).await;
+        assert_eq!(answer.code(), code);
+    }
+}
+
 #[tokio::test]
 async fn a_key_in_the_query_is_cut_out_of_the_uri() {
     let (keys, key) = keys().await;

@@ -2,6 +2,7 @@
 //! the fetches counted.
 #![cfg(test)]
 
+mod answers;
 mod discovering;
 mod engine;
 mod hostile;
@@ -26,6 +27,7 @@ use crate::jwks::algorithm::Algorithm;
 use crate::jwks::verifier::Backend;
 
 pub(super) const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+pub(super) const HOUR: Duration = secs(3600);
 pub(super) const ISSUER: &str = "https://id.example.com/";
 pub(super) const URL: &str = "https://id.example.com/jwks.json";
 
