@@ -7,6 +7,7 @@ mod config;
 pub mod credential;
 pub mod identity;
 pub mod network;
+mod origin;
 pub mod problem;
 pub mod rejection;
 pub mod restriction;

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use http::header::{ORIGIN, REFERER};
 use http::request::Parts;
-use http::{HeaderName, Uri};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::origin::{Origin, OriginPattern};
 
 /// From where and how a credential may be used. An empty list restricts nothing;
 /// with several lists, all must be met.
@@ -50,36 +51,18 @@ impl Restrictions {
     }
 
     fn admits_referrer(&self, request: &Parts) -> bool {
-        let field = |name: HeaderName| request.headers.get(name)?.to_str().ok()?.parse().ok();
-        let Some(from) = field(ORIGIN).or_else(|| field(REFERER)) else {
+        // `Origin` decides if it is there: a browser that sends `null` hides where it comes from.
+        let field = request
+            .headers
+            .get(ORIGIN)
+            .or_else(|| request.headers.get(REFERER));
+        let url = field.and_then(|value| value.to_str().ok());
+        let Some(from) = url.and_then(Origin::of_url) else {
             return false;
         };
-        self.referrers
-            .iter()
-            .any(|pattern| is_origin_of(pattern, &from))
-    }
-}
-
-/// Whether a URI is of that origin: same scheme, same port, same host or, for
-/// `scheme://*.domain`, one below the domain.
-fn is_origin_of(pattern: &str, uri: &Uri) -> bool {
-    let Some((scheme, authority)) = pattern.split_once("://") else {
-        return false;
-    };
-    let (Some(uri_scheme), Some(uri_authority)) = (uri.scheme_str(), uri.authority()) else {
-        return false;
-    };
-    // User information has no business in a referrer.
-    if !uri_scheme.eq_ignore_ascii_case(scheme) || uri_authority.as_str().contains('@') {
-        return false;
-    }
-    let found = uri_authority.as_str().to_ascii_lowercase();
-    let wanted = authority.to_ascii_lowercase();
-    match wanted.strip_prefix("*.") {
-        None => found == wanted,
-        Some(domain) => found
-            .strip_suffix(domain)
-            .is_some_and(|host| host.len() > 1 && host.ends_with('.')),
+        self.referrers.iter().any(|pattern| {
+            OriginPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(&from))
+        })
     }
 }
 
@@ -153,5 +136,7 @@ mod tests {
             assert!(!admit("referer", bad), "{bad}");
         }
         assert!(!restrictions.admit(None, &request("GET", &[])));
+        let hidden = [("origin", "null"), ("referer", "https://app.example.com/")];
+        assert!(!restrictions.admit(None, &request("GET", &hidden)));
     }
 }
