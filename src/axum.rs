@@ -4,11 +4,7 @@
 //! those behind an optional door, and is `None` for anonymous callers. A handler that
 //! no `AuthLayer` covers answers 500 to both, and the log names the fix.
 
-use std::net::SocketAddr;
-
-use axum::extract::{
-    ConnectInfo, FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri,
-};
+use axum::extract::{FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri};
 use axum::response::IntoResponse;
 use http::request::Parts;
 use http::{Extensions, Response, Uri};
@@ -111,11 +107,4 @@ pub(crate) fn redact_uri(extensions: &mut Extensions, redacted: &Uri) {
 /// The template of the route that the router has found.
 pub(crate) fn matched_path(extensions: &Extensions) -> Option<&str> {
     extensions.get::<MatchedPath>().map(MatchedPath::as_str)
-}
-
-/// The peer that `axum::serve` was told to note down.
-pub(crate) fn connect_info(extensions: &Extensions) -> Option<SocketAddr> {
-    extensions
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|ConnectInfo(peer)| *peer)
 }

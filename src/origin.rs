@@ -27,10 +27,14 @@ impl Origin {
         Some(Self { scheme, host, port })
     }
 
+    /// Returns whether the scheme is `http`.
+    pub(crate) fn is_http(&self) -> bool {
+        self.scheme == "http"
+    }
+
     /// Returns whether a request with this authority (`Host`, `:authority`) was sent to this origin.
     ///
     /// An authority without a port has the default port of the origin's scheme.
-    #[cfg_attr(not(test), expect(dead_code, reason = "used by the next commit"))]
     pub(crate) fn has_authority(&self, authority: &str) -> bool {
         let parsed = authority.parse::<Authority>().ok();
         let Some((host, port)) = parsed.as_ref().and_then(host_and_port) else {

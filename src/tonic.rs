@@ -27,7 +27,6 @@
 //! ```
 
 use std::error::Error as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -35,10 +34,8 @@ use http::Extensions;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Request, Status};
 
-use crate::auth::Transport;
 use crate::config::ConfigError;
 use crate::context::{Anonymous, caller};
 use crate::gate::Gate;
@@ -140,24 +137,3 @@ pub fn routes(file_descriptor_set: &[u8]) -> Result<Vec<String>, ConfigError> {
     }
     Ok(routes)
 }
-
-/// The peer that tonic's server has noted down.
-pub(crate) fn connect_info(extensions: &Extensions) -> Option<SocketAddr> {
-    #[cfg(feature = "tonic-tls")]
-    if let Some(tls) = extensions.get::<TlsConnectInfo>() {
-        return tls.get_ref().remote_addr();
-    }
-    extensions.get::<TcpConnectInfo>()?.remote_addr()
-}
-
-/// How the request came, if tonic's server knows.
-pub(crate) fn transport(extensions: &Extensions) -> Option<Transport> {
-    #[cfg(feature = "tonic-tls")]
-    if extensions.get::<TlsConnectInfo>().is_some() {
-        return Some(Transport::Tls);
-    }
-    extensions.get::<TcpConnectInfo>().map(|_| Transport::Plain)
-}
-
-#[cfg(feature = "tonic-tls")]
-type TlsConnectInfo = tonic::transport::server::TlsConnectInfo<TcpConnectInfo>;

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Response};
 
 use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::certificate::is_proved;
+use crate::auth::cross_site::is_cross_site;
 use crate::auth::source::{Source, TakeRules, ill_formed, take_one};
 use crate::auth::throttle::Reservation;
 use crate::body::Body;
@@ -20,7 +21,8 @@ use crate::context::{self, Anonymous};
 use crate::credential::Scheme;
 use crate::gate::{Check, Stamp};
 use crate::identity::Identity;
-use crate::network::ClientNetwork;
+use crate::network::ClientSetting;
+use crate::origin::OriginPattern;
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::{CREDENTIAL_EXPIRATION, Voice};
@@ -40,7 +42,8 @@ pub(crate) struct Door<A> {
     pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) voice: Voice,
     pub(crate) request_id: Option<Arc<RequestId>>,
-    pub(crate) clients: ClientNetwork,
+    pub(crate) clients: ClientSetting,
+    pub(crate) trusted_origins: Vec<OriginPattern>,
     pub(crate) stealth: bool,
     pub(crate) warn_before_expiry: Option<Duration>,
 }
@@ -82,6 +85,7 @@ impl<A> Clone for Door<A> {
             voice: self.voice.clone(),
             request_id: self.request_id.clone(),
             clients: self.clients.clone(),
+            trusted_origins: self.trusted_origins.clone(),
             stealth: self.stealth,
             warn_before_expiry: self.warn_before_expiry,
         }
@@ -123,6 +127,7 @@ impl<A: Authenticate> Check for Auth<A> {
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<Shown, Rejection>> {
         let door = &*self.door;
+        door.clients.share(parts);
         let request_id = door
             .request_id
             .as_ref()
@@ -159,6 +164,12 @@ impl<A: Authenticate> Check for Auth<A> {
             },
             Err(rejection) => return refuse(rejection, anonymous.request_id),
         };
+        if door.sources[source].is_cookie()
+            && is_cross_site(parts, &door.trusted_origins, || door.clients.client(parts))
+        {
+            let forged = Rejection::new(Reason::Forbidden, Cause::CrossSite);
+            return refuse(forged, anonymous.request_id);
+        }
         let (scheme, now) = (credential.scheme(), door.now(parts));
         let pass = Shown {
             source: Some(source),
@@ -235,7 +246,7 @@ impl<A: Authenticate> Check for Auth<A> {
             return Err(rejection.with_request_id(stamp.request_id));
         }
         if let Some(restrictions) = identity.restrictions()
-            && !restrictions.admit(door.clients.address(parts), parts)
+            && !restrictions.admit(door.clients.located(parts).address, parts)
         {
             let hidden = Reason::CredentialInvalid;
             let reason = if door.stealth {

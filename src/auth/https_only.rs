@@ -4,19 +4,20 @@
 //! is redirected has shown its credential already, and would do so again. The answer is
 //! the same whatever is shown.
 //!
-//! How a request came is known from, in this order: the trusted proxies of
-//! [`HttpsOnlyLayer::client_network`]; a [`Transport`] that the server put into the
-//! request's extensions; with the feature `tonic-tls`, tonic's own TLS; nothing else. What is not known to be TLS is plain.
+//! The transport is known from, in this order: the trusted proxies of
+//! [`HttpsOnlyLayer::client_ip`], or of the layer outside that has one; a [`Transport`] that the
+//! server put into the request's extensions; with the feature `tonic-tls`, tonic's own TLS. `https`
+//! and `wss` are TLS. A request whose transport is unknown is rejected like one in cleartext.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 //! use std::net::SocketAddr;
 //! use http::{Request, Response};
-//! use tollgate::auth::{HttpsOnlyLayer, Transport};
-//! use tollgate::network::ClientNetwork;
+//! use tollgate::auth::HttpsOnlyLayer;
+//! use tollgate::network::{ClientIp, Transport};
 //! use tower::{Layer, ServiceExt, service_fn};
 //!
-//! let layer = HttpsOnlyLayer::new().client_network(ClientNetwork::peer().trust(["10.0.0.0/8"]));
+//! let layer = HttpsOnlyLayer::new().client_ip(ClientIp::new().trusted_proxies(["10.0.0.0/8"]));
 //! let service = layer.layer(service_fn(|_: Request<()>| async {
 //!     Ok::<_, std::convert::Infallible>(Response::new(()))
 //! }));
@@ -36,11 +37,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Burning keys
-//! A key that was sent in clear has been seen. [`HttpsOnlyLayer::burn`] ends such keys,
-//! if their secret is right: after the answer is decided, in a task of its own, and no
-//! more often per network than the budget says, so that guessing at keys over plain HTTP
-//! costs little and tells nothing.
+//! # Ending exposed keys
+//! A key that was sent in cleartext has been seen by others. [`HttpsOnlyLayer::burn`] ends such a
+//! key if its secret is right. It does so only if a trusted party itself said that the request came
+//! in cleartext: a trusted proxy that wrote `http` or `ws`, or the application, which inserted
+//! [`Transport::Plain`] for a request that no trusted proxy sent. A missing or unreadable statement
+//! rejects the request and ends no key. The key is ended in a task of its own, after the response is
+//! decided, at most as often per network as the budget allows.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -48,8 +51,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
-use http::{Extensions, Response};
 use tower_layer::Layer;
 
 use crate::auth::authenticate::Authenticate;
@@ -62,20 +65,10 @@ use crate::credential::{Credential, Scheme};
 use crate::gate::{Check, Gate};
 use crate::keys::{ApiKeys, KeyStore};
 use crate::limit::gcra::Rate;
-use crate::network::ClientNetwork;
+use crate::network::{Client, ClientIp, ClientSetting, Transport};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::{Respond, Voice};
-
-/// How a request came: put it into the extensions of requests where the server knows.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[expect(clippy::exhaustive_enums, reason = "it is encrypted or it is not")]
-pub enum Transport {
-    /// Encrypted.
-    Tls,
-    /// In clear.
-    Plain,
-}
 
 /// The layer that refuses plain HTTP: see the [module](crate::auth::https_only).
 #[derive(Clone)]
@@ -87,7 +80,7 @@ pub struct HttpsOnlyLayer {
 struct Rule {
     assumed: Option<Transport>,
     allow_loopback: bool,
-    clients: ClientNetwork,
+    clients: ClientSetting,
     clock: Arc<dyn Clock>,
     voice: Voice,
     /// Where credentials are looked for.
@@ -117,7 +110,7 @@ impl HttpsOnlyLayer {
         let rule = Rule {
             assumed: None,
             allow_loopback: false,
-            clients: ClientNetwork::peer(),
+            clients: ClientSetting::default(),
             clock: Arc::new(SystemClock),
             voice: Voice::default(),
             sources: Source::defaults(),
@@ -141,10 +134,13 @@ impl HttpsOnlyLayer {
         self.set(|rule| rule.allow_loopback = true)
     }
 
-    /// Sets which proxies are believed, and how the network of a client is found.
+    /// Sets how the client address and the transport are resolved, for this layer and the layers
+    /// inside.
+    ///
+    /// Defaults to what the nearest layer outside has resolved, else to the peer of the connection.
     #[must_use]
-    pub fn client_network(self, clients: ClientNetwork) -> Self {
-        self.set(|rule| rule.clients = clients)
+    pub fn client_ip(self, client_ip: ClientIp) -> Self {
+        self.set(|rule| rule.clients.set(client_ip))
     }
 
     /// Ends keys that are shown in clear, with the cause
@@ -250,11 +246,17 @@ impl Check for HttpsOnly {
     type Stamp = ();
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
-        if self.rule.transport(parts) == Transport::Tls {
+        let rule = &*self.rule;
+        rule.clients.share(parts);
+        if rule.assumed == Some(Transport::Tls) {
+            return Ok(()).into();
+        }
+        let client = rule.clients.client(parts);
+        if rule.is_secure(&client) {
             return Ok(()).into();
         }
         let mut rejection = Rejection::new(Reason::InsecureTransport, Cause::PlainTransport);
-        rejection.showed_nothing = self.rule.shows_nothing(parts);
+        rejection.showed_nothing = rule.shows_nothing(&client, parts);
         Err(rejection).into()
     }
 
@@ -267,45 +269,18 @@ impl Check for HttpsOnly {
     }
 }
 
-/// What the trusted proxies say of a request, else the server.
-pub(crate) fn transport(request: &Parts, clients: &ClientNetwork) -> Option<Transport> {
-    // The connection may be encrypted, and yet carry what came to the proxy in clear.
-    match clients.is_https(request) {
-        Some(true) => Some(Transport::Tls),
-        Some(false) => Some(Transport::Plain),
-        None => known(&request.extensions),
-    }
-}
-
-/// What the server says.
-fn known(extensions: &Extensions) -> Option<Transport> {
-    if let Some(said) = extensions.get::<Transport>() {
-        return Some(*said);
-    }
-    #[cfg(feature = "tonic")]
-    return crate::tonic::transport(extensions);
-    #[cfg(not(feature = "tonic"))]
-    None
-}
-
 impl Rule {
-    fn transport(&self, parts: &Parts) -> Transport {
-        if let Some(assumed) = self.assumed {
-            return assumed;
-        }
-        let said = transport(parts, &self.clients).unwrap_or(Transport::Plain);
-        if self.allow_loopback && self.clients.is_loopback(parts) {
-            Transport::Tls
-        } else {
-            said
-        }
+    fn is_secure(&self, client: &Client) -> bool {
+        self.assumed.is_none()
+            && (client.transport == Some(Transport::Tls)
+                || self.allow_loopback && client.is_loopback)
     }
 
     /// Whether nothing is shown, if anybody wants to know. A key that is shown is to be ended.
     ///
     /// What is done here is done for every credential alike; what depends on it is done
     /// in a task.
-    fn shows_nothing(&self, parts: &mut Parts) -> bool {
+    fn shows_nothing(&self, client: &Client, parts: &mut Parts) -> bool {
         let burn = self.burn.as_deref();
         if burn.is_none() && !is_audited(&parts.extensions) {
             return false;
@@ -320,24 +295,24 @@ impl Rule {
         let claims = |text: &[u8]| burn.is_some_and(|burn| (burn.claims)(text));
         match (take_one(parts, &self.sources, &rules, claims), burn) {
             (Ok(None), _) => return true,
-            (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, parts),
+            (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, client),
             // What is no credential that anybody would accept may be one all the same.
             (Ok(Some(_)) | Err(_), _) => {}
         }
         false
     }
 
-    fn burn(&self, burn: &Burn, credential: Credential, parts: &Parts) {
-        let Some(client) = self.clients.address(parts) else {
+    /// Ends the key, if a trusted party has explicitly said that it came in cleartext.
+    fn burn(&self, burn: &Burn, credential: Credential, client: &Client) {
+        let (Some(address), Some(network)) = (client.address, client.network) else {
             return;
         };
+        if !client.is_explicitly_plain() {
+            return;
+        }
         let now = self.clock.now();
-        if burn
-            .budget
-            .charge(self.clients.network(client), now)
-            .is_ok()
-        {
-            (burn.end)(credential, client, now);
+        if burn.budget.charge(network, now).is_ok() {
+            (burn.end)(credential, address, now);
         }
     }
 }

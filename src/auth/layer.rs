@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::config::{ConfigError, literal};
 use crate::credential::Scheme;
 use crate::gate::Gate;
-use crate::network::ClientNetwork;
+use crate::network::{ClientIp, ClientSetting};
+use crate::origin::OriginPattern;
 use crate::respond::{Respond, Voice};
 use crate::scope::ScopeSet;
 
@@ -54,7 +55,8 @@ impl<A: Authenticate> AuthLayer<A> {
             clock: None,
             voice: Voice::default(),
             request_id: None,
-            clients: ClientNetwork::peer(),
+            clients: ClientSetting::default(),
+            trusted_origins: Vec::new(),
             stealth: false,
             warn_before_expiry: None,
         };
@@ -108,6 +110,46 @@ impl<A: Authenticate> AuthLayer<A> {
     #[must_use]
     pub fn optional(self) -> Self {
         self.set(|door| door.optional = true)
+    }
+
+    /// Adds origins of web applications that may use credentials in cookies, such as
+    /// `https://app.example.com`, or `https://*.example.com` for all hosts below a domain. Defaults
+    /// to the origin of the API itself.
+    ///
+    /// See [`Source::cookie`] for the requests that are checked.
+    ///
+    /// # Panics
+    /// Panics if one of them is not an origin.
+    #[must_use]
+    #[track_caller]
+    pub fn trusted_origins<I>(self, origins: I) -> Self
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        literal(self.try_trusted_origins(origins))
+    }
+
+    /// Like [`AuthLayer::trusted_origins`], for values from configuration.
+    ///
+    /// # Errors
+    /// Returns `Err` if one of them is not an origin.
+    pub fn try_trusted_origins<I>(self, origins: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let parse = |text: I::Item| {
+            let text = text.as_ref();
+            OriginPattern::parse(text).map_err(|problem| {
+                ConfigError::new(format!(
+                    "AuthLayer::trusted_origins: {text:?} is not an origin; {problem}"
+                ))
+            })
+        };
+        let origins = origins
+            .into_iter()
+            .map(parse)
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(self.set(|door| door.trusted_origins.extend(origins)))
     }
 
     /// Leaves the credential in the request, marked as sensitive, for handlers that
@@ -281,11 +323,13 @@ impl<A: Authenticate> AuthLayer<A> {
         self.set(|door| door.request_id = Some(Arc::new(read)))
     }
 
-    /// Sets how the address of a client is found, for keys that are restricted to
-    /// networks: the peer of the connection unless set.
+    /// Sets how the client address and the transport are resolved, for this layer and the layers
+    /// inside.
+    ///
+    /// Defaults to what the nearest layer outside has resolved, else to the peer of the connection.
     #[must_use]
-    pub fn client_network(self, clients: ClientNetwork) -> Self {
-        self.set(|door| door.clients = clients)
+    pub fn client_ip(self, client_ip: ClientIp) -> Self {
+        self.set(|door| door.clients.set(client_ip))
     }
 
     /// Answers a key that may not be used from there, or like that, as if it were no

@@ -85,6 +85,7 @@ mod api_key;
 mod authenticate;
 mod certificate;
 mod cookie;
+mod cross_site;
 mod door;
 mod failures;
 pub mod https_only;
@@ -104,7 +105,7 @@ pub use authenticate::{Answer, Authenticate, Or};
 pub use certificate::ClientCertificate;
 pub use door::Auth;
 #[doc(inline)]
-pub use https_only::{HttpsOnlyLayer, Transport};
+pub use https_only::HttpsOnlyLayer;
 pub use layer::AuthLayer;
 #[doc(inline)]
 pub use resource::ProtectedResource;

@@ -84,9 +84,13 @@ impl Source {
         plain(name).map(|name| Self(Place::Query(name)))
     }
 
-    /// A cookie. Browsers send it without being asked, so a request with an unsafe
-    /// method is refused if its `Sec-Fetch-Site` or `Origin` says that another site
-    /// made it.
+    /// A cookie.
+    ///
+    /// Browsers attach cookies to requests of other sites, too. A request with an unsafe method, and
+    /// one that upgrades the connection (a WebSocket handshake), is rejected with 403 if its
+    /// `Sec-Fetch-Site` or `Origin` says that another site made it. See
+    /// [`AuthLayer::trusted_origins`](crate::AuthLayer::trusted_origins) for applications on other
+    /// origins. A request without both fields is not from a browser, and passes.
     ///
     /// # Panics
     /// If the name is empty, or has characters other than letters, digits, `-`, `.`, `_`
@@ -163,6 +167,10 @@ impl Source {
         }
     }
 
+    pub(super) const fn is_cookie(&self) -> bool {
+        matches!(self.0, Place::Cookie(_))
+    }
+
     pub(super) fn is_query(&self, parameter: &str) -> bool {
         matches!(&self.0, Place::Query(name) if **name == *parameter)
     }
@@ -195,7 +203,7 @@ impl Source {
             Place::Authorization => take_authorization(&mut parts.headers, rules),
             Place::Header(name) => take_header(&mut parts.headers, name, rules),
             Place::Query(name) => take_query(parts, name, rules),
-            Place::Cookie(name) => take_cookie(parts, name, rules),
+            Place::Cookie(name) => take_cookie(&mut parts.headers, name, rules),
             Place::WebSocket(protocol) => protocol.take(&mut parts.headers, rules),
             Place::Custom(source) => source.take(parts),
         }

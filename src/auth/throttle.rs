@@ -43,8 +43,7 @@
 //!
 //! # Deployment
 //! A request without a client address, for instance over a Unix socket, is not
-//! throttled. Behind proxies, say which to trust: see
-//! [`ClientNetwork`].
+//! throttled. Behind proxies, configure [`ClientIp`] here or on a layer outside.
 //!
 //! # Cost
 //! One lock that few networks share, one allocation. Memory is fixed: 65,536 networks
@@ -67,7 +66,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, literal};
 use crate::gate::{Check, Gate, Stamp};
 use crate::limit::gcra::Rate;
-use crate::network::ClientNetwork;
+use crate::network::{ClientIp, ClientSetting};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::{Respond, Voice};
@@ -90,7 +89,7 @@ struct Settings {
 #[derive(Clone)]
 struct Throttle {
     failures: Arc<Failures>,
-    clients: ClientNetwork,
+    clients: ClientSetting,
     clock: Arc<dyn Clock>,
     voice: Voice,
 }
@@ -119,7 +118,7 @@ impl ThrottleLayer {
         };
         let throttle = Throttle {
             failures: Arc::new(settings.failures()),
-            clients: ClientNetwork::peer(),
+            clients: ClientSetting::default(),
             clock: Arc::new(SystemClock),
             voice: Voice::default(),
         };
@@ -156,10 +155,13 @@ impl ThrottleLayer {
         self.rebuild()
     }
 
-    /// Sets how the network of a client is found.
+    /// Sets how the client address and the transport are resolved, for this layer and the layers
+    /// inside.
+    ///
+    /// Defaults to what the nearest layer outside has resolved, else to the peer of the connection.
     #[must_use]
-    pub fn client_network(self, clients: ClientNetwork) -> Self {
-        self.set(|throttle| throttle.clients = clients)
+    pub fn client_ip(self, client_ip: ClientIp) -> Self {
+        self.set(|throttle| throttle.clients.set(client_ip))
     }
 
     /// Restyles the body of refusals.
@@ -252,10 +254,10 @@ impl Check for Throttled {
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<Self::Pass, Rejection>> {
         let throttle = &*self.throttle;
-        let Some(client) = throttle.clients.address(parts) else {
+        throttle.clients.share(parts);
+        let Some(network) = throttle.clients.located(parts).network else {
             return Ok(None).into();
         };
-        let network = throttle.clients.network(client);
         if let Err(wait) = throttle.failures.charge(network, throttle.clock.now()) {
             let rejection = Rejection::new(Reason::TooManyFailures, Cause::NetworkThrottled);
             return Err(rejection.with_retry_after(wait)).into();

@@ -206,7 +206,10 @@ impl NewKey {
         if expires_at.is_some_and(|end| end <= self.not_before.unwrap_or(now)) {
             return Err(KeyError::InvalidTimes);
         }
-        let networks = self.networks.iter().map(|network| parse_network(network));
+        let networks = self
+            .networks
+            .iter()
+            .map(|network| parse_network("NewKey::networks", network));
         let networks = networks
             .collect::<Result<_, _>>()
             .map_err(KeyError::InvalidNetwork)?;

@@ -19,7 +19,7 @@ use crate::gate::{Check, Gate, Stamp};
 use crate::grpc::Dialect;
 use crate::limit::fields::RATELIMIT_POLICY;
 use crate::limit::key_by::KeyBy;
-use crate::network::ClientNetwork;
+use crate::network::{ClientIp, ClientSetting};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
@@ -48,7 +48,7 @@ pub struct ConcurrencyLayer {
 struct Settings {
     most: u32,
     key: KeyBy,
-    clients: ClientNetwork,
+    clients: ClientSetting,
     under_way: Arc<UnderWay>,
     policy: HeaderValue,
 }
@@ -76,7 +76,7 @@ impl ConcurrencyLayer {
         let settings = Settings {
             most,
             key: KeyBy::principal(),
-            clients: ClientNetwork::peer(),
+            clients: ClientSetting::default(),
             under_way: Arc::default(),
             // Numbers and names are printable.
             policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("")),
@@ -92,10 +92,13 @@ impl ConcurrencyLayer {
         self.set(|settings| settings.key = key)
     }
 
-    /// Sets how the network of a client is found: the peer of the connection unless set.
+    /// Sets how the client address and the transport are resolved, for this layer and the layers
+    /// inside.
+    ///
+    /// Defaults to what the nearest layer outside has resolved, else to the peer of the connection.
     #[must_use]
-    pub fn client_network(self, clients: ClientNetwork) -> Self {
-        self.set(|settings| settings.clients = clients)
+    pub fn client_ip(self, client_ip: ClientIp) -> Self {
+        self.set(|settings| settings.clients.set(client_ip))
     }
 
     /// How many requests are under way at the moment.
@@ -222,6 +225,7 @@ impl Check for Concurrent {
             under_way,
             ..
         } = &*self.settings;
+        clients.share(parts);
         let caller = key.with(parts, clients, |key| key.hash_with(&under_way.seed));
         let permit = caller.and_then(|caller| {
             let permit = under_way.enter(caller, *most);

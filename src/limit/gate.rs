@@ -77,6 +77,7 @@ impl<L: Limiter> Check for Limited<L> {
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<Paid, Rejection>> {
         let limit = &*self.limit;
+        limit.clients.share(parts);
         let identity = parts.extensions.get::<Identity>();
         let quotas = match &limit.quotas {
             _ if identity.is_none() && context::is_preflight(&parts.extensions) => None,

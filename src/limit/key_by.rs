@@ -10,7 +10,7 @@ use crate::config::{ConfigError, literal};
 use crate::context::{self, is_standard};
 use crate::identity::Identity;
 use crate::limit::key::{LimitKey, MOST_PARTS, Missing, Part, too_many_parts};
-use crate::network::ClientNetwork;
+use crate::network::ClientSetting;
 use crate::rejection::Rejection;
 
 /// What a limit counts by: one thing, or several together.
@@ -75,7 +75,7 @@ impl KeyBy {
         Self::one(By::GrpcMethod)
     }
 
-    /// The network of the client, as [`ClientNetwork`] finds it: the address with IPv4, /64
+    /// The network of the client, as [`ClientIp`](crate::network::ClientIp) resolves it: the address with IPv4, /64
     /// with IPv6 unless it says otherwise. Clients without an address, on a Unix socket for
     /// one, share a budget.
     #[must_use]
@@ -126,7 +126,7 @@ impl KeyBy {
     pub(crate) fn with<T>(
         &self,
         parts: &Parts,
-        clients: &ClientNetwork,
+        clients: &ClientSetting,
         run: impl FnOnce(&LimitKey<'_>) -> T,
     ) -> Result<T, Rejection> {
         if let ([By::Principal], Some(identity)) = (&self.parts[..], identity(parts)) {
@@ -139,8 +139,8 @@ impl KeyBy {
         let customs: Vec<_> = customs.collect();
         let mut customs = customs.iter();
         let identity = identity(parts);
-        let network = || match clients.address(parts) {
-            Some(client) => Part::Network(clients.network(client)),
+        let network = || match clients.located(parts).network {
+            Some(network) => Part::Network(network),
             None => Part::Missing(Missing::Network),
         };
         let is_anonymous = context::is_anonymous(&parts.extensions);

@@ -17,7 +17,7 @@ use crate::limit::limiter::Limiter;
 use crate::limit::memory::MemoryLimiter;
 use crate::limit::plans::Plans;
 use crate::limit::quotas::Quotas;
-use crate::network::ClientNetwork;
+use crate::network::{ClientIp, ClientSetting};
 
 /// The layer that holds each caller to their quotas: see the [module](crate::limit).
 pub struct RateLimitLayer<L = MemoryLimiter> {
@@ -32,7 +32,7 @@ pub(crate) struct Limit<L> {
     pub(crate) cost: Option<Arc<CostOf>>,
     pub(crate) fields: Fields,
     pub(crate) refund_server_errors: bool,
-    pub(crate) clients: ClientNetwork,
+    pub(crate) clients: ClientSetting,
     /// None: the system's.
     pub(crate) clock: Option<Arc<dyn Clock>>,
 }
@@ -97,7 +97,7 @@ impl RateLimitLayer {
             cost: None,
             fields: Fields::default(),
             refund_server_errors: false,
-            clients: ClientNetwork::peer(),
+            clients: ClientSetting::default(),
             clock: None,
         };
         Self {
@@ -154,11 +154,13 @@ impl<L: Limiter> RateLimitLayer<L> {
         self.set(|limit| limit.refund_server_errors = true)
     }
 
-    /// Sets how the network of a client is found, for anonymous callers and for
-    /// [`KeyBy::network`]: the peer of the connection unless set.
+    /// Sets how the client address and the transport are resolved, for this layer and the layers
+    /// inside.
+    ///
+    /// Defaults to what the nearest layer outside has resolved, else to the peer of the connection.
     #[must_use]
-    pub fn client_network(self, clients: ClientNetwork) -> Self {
-        self.set(|limit| limit.clients = clients)
+    pub fn client_ip(self, client_ip: ClientIp) -> Self {
+        self.set(|limit| limit.clients.set(client_ip))
     }
 
     /// Sets the clock that budgets come back by: the system's unless set, whatever the one of

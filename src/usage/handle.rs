@@ -1,21 +1,18 @@
 //! [`Usage`]: the handle that counts, and is asked.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Extensions;
-use http::request::Parts;
 
 use crate::audit::Audit;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
 use crate::gate::caught;
 use crate::identity::Principal;
-use crate::network::ClientNetwork;
 use crate::usage::record::{Arrival, Record};
 use crate::usage::routes::Routes;
 use crate::usage::sink::{Buffer, Sink, SinkStatus, Sinks, SinksBuilder};
@@ -40,7 +37,7 @@ pub(super) struct Shared {
     table: Table,
     observers: Box<[Arc<dyn Observer>]>,
     audit: Option<Audit>,
-    has_clients: bool,
+    pub(super) has_clients: bool,
     sinks: Sinks<Record>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
@@ -201,13 +198,6 @@ impl Shared {
     pub(super) fn shared_now(&self, ticks: Duration) -> Option<Timestamp> {
         let is_own = self.clock.is_none() && self.ticks.is_none();
         is_own.then(|| self.wall.at(ticks, self.start))
-    }
-
-    /// The address of a client, if anybody wants to know.
-    pub(super) fn client(&self, request: &Parts, clients: &ClientNetwork) -> Option<IpAddr> {
-        // It may be found by a user's code.
-        let address = || caught(|| clients.address(request)).ok().flatten();
-        self.has_clients.then(address).flatten()
     }
 
     pub(super) fn begun(&self, request: Arrival<'_>) {

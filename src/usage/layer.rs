@@ -1,6 +1,7 @@
 //! [`UsageLayer`]: what it makes of a request, of its response and of the response's body.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,12 +10,10 @@ use http::uri::Scheme;
 use http::{Method, Response};
 use tower_layer::Layer;
 
-use crate::auth::Transport;
-use crate::auth::https_only::transport;
 use crate::context::is_standard;
 use crate::gate::{Check, Gate, caught};
 use crate::grpc::Dialect;
-use crate::network::ClientNetwork;
+use crate::network::{ClientIp, ClientSetting, Transport};
 use crate::pending::Pending;
 use crate::rejection::Rejection;
 use crate::respond::Voice;
@@ -34,7 +33,7 @@ pub struct UsageLayer {
 struct Rule {
     usage: Usage,
     route: Option<Arc<FindRoute>>,
-    clients: ClientNetwork,
+    clients: ClientSetting,
 }
 
 type FindRoute = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
@@ -46,7 +45,7 @@ impl UsageLayer {
         let rule = Rule {
             usage,
             route: None,
-            clients: ClientNetwork::peer(),
+            clients: ClientSetting::default(),
         };
         Self {
             rule: Arc::new(rule),
@@ -65,11 +64,13 @@ impl UsageLayer {
         self
     }
 
-    /// Sets whom to believe about where a request came from, and how: nobody but the server
-    /// unless set.
+    /// Sets how the client address and the transport are resolved, for this layer and the layers
+    /// inside.
+    ///
+    /// Defaults to what the nearest layer outside has resolved, else to the peer of the connection.
     #[must_use]
-    pub fn client_network(mut self, clients: ClientNetwork) -> Self {
-        Arc::make_mut(&mut self.rule).clients = clients;
+    pub fn client_ip(mut self, client_ip: ClientIp) -> Self {
+        Arc::make_mut(&mut self.rule).clients.set(client_ip);
         self
     }
 }
@@ -112,6 +113,7 @@ impl Check for Counted {
     }
 
     fn admit(&self, parts: &mut Parts, (): ()) -> Result<UsageStamp, Rejection> {
+        let client = self.client(parts);
         let shared = &self.rule.usage.shared;
         let outer = parts.extensions.get::<UsageSlot>();
         if outer.is_some_and(|slot| slot.is_of(shared)) {
@@ -122,9 +124,9 @@ impl Check for Counted {
             started: shared.ticks(),
             method: bounded(&parts.method),
             version: parts.version,
-            transport: self.transport(parts),
+            transport: transport(parts),
             is_grpc: Dialect::of(parts) != Dialect::Http,
-            client: shared.client(parts, &self.rule.clients),
+            client,
             declared: length(&parts.headers).map_or(0, |length| length.min(MOST_DECLARED)),
         };
         let noted = self.note(parts, asked.is_grpc);
@@ -158,15 +160,16 @@ impl Check for Counted {
 }
 
 impl Counted {
-    fn transport(&self, parts: &Parts) -> Transport {
-        // It may be found out by a user's code.
-        let known = caught(|| transport(parts, &self.rule.clients))
-            .ok()
-            .flatten();
-        known.unwrap_or_else(|| match parts.uri.scheme() == Some(&Scheme::HTTPS) {
-            true => Transport::Tls,
-            false => Transport::Plain,
-        })
+    /// Resolves the client for the layers inside, and returns its address if a consumer needs it.
+    fn client(&self, parts: &mut Parts) -> Option<IpAddr> {
+        let clients = &self.rule.clients;
+        // A function of the user may read the peer, and may panic.
+        let address = caught(|| {
+            clients.share(parts);
+            let is_needed = self.rule.usage.shared.has_clients;
+            is_needed.then(|| clients.located(parts).address).flatten()
+        });
+        address.ok().flatten()
     }
 
     /// Who calls, if that is known already, and the template of the route, or what it may turn
@@ -190,6 +193,15 @@ impl Counted {
         }
         noted
     }
+}
+
+/// The transport of a request for records, where a guess is better than nothing.
+fn transport(parts: &Parts) -> Transport {
+    let known = ClientSetting::transport(parts);
+    known.unwrap_or_else(|| match parts.uri.scheme() == Some(&Scheme::HTTPS) {
+        true => Transport::Tls,
+        false => Transport::Plain,
+    })
 }
 
 /// What a client makes up is one method: records wait in bounded memory, and are added up.

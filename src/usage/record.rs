@@ -11,9 +11,9 @@ use http::{Method, StatusCode, Version};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::auth::Transport;
 use crate::clock::Timestamp;
 use crate::identity::{Identity, Principal};
+use crate::network::Transport;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::usage::sink::Item;
 use crate::usage::slot::{UNITS, Units};
@@ -197,7 +197,7 @@ impl Record {
         self.version
     }
 
-    /// How it came: as [`UsageLayer::client_network`](crate::UsageLayer::client_network) knows,
+    /// How it came: as [`UsageLayer::client_ip`](crate::UsageLayer::client_ip) knows,
     /// the server, or else the scheme of the request's target. It is for statistics: the last
     /// can be made up.
     #[must_use]

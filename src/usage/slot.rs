@@ -9,9 +9,9 @@ use std::time::Duration;
 use http::{Method, Version};
 use parking_lot::Mutex;
 
-use crate::auth::Transport;
 use crate::clock::Timestamp;
 use crate::identity::Identity;
+use crate::network::Transport;
 use crate::rejection::Rejection;
 use crate::usage::handle::Shared;
 use crate::usage::record::Route;

@@ -12,7 +12,7 @@ use tollgate::audit::{Audit, Event, EventKind};
 use tollgate::auth::HttpsOnlyLayer;
 use tollgate::clock::ManualClock;
 use tollgate::keys::{EndCause, KeyEventKind, MemoryKeys, NewKey, Rotation};
-use tollgate::network::ClientNetwork;
+use tollgate::network::{ClientIp, Transport};
 use tollgate::rejection::{Cause, Reason};
 use tollgate::testing::TestIssuer;
 use tollgate::usage::{ChannelSink, JsonLinesSink, Usage};
@@ -184,8 +184,12 @@ async fn each_refusal_is_written_down_with_who_from_where_and_why() {
         403
     );
 
-    let layer = HttpsOnlyLayer::new().client_network(ClientNetwork::peer());
+    let layer = HttpsOnlyLayer::new().client_ip(ClientIp::new());
     let tls = ServiceBuilder::new()
+        .map_request(|mut request: Request<()>| {
+            request.extensions_mut().insert(Transport::Plain);
+            request
+        })
         .layer(usage(&audit, &clock))
         .layer(layer.burn(keys.clone(), 10))
         .layer(AuthLayer::new(keys.clone()).clock(clock.clone()))

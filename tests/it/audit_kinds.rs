@@ -8,6 +8,7 @@ use http::Request;
 use tollgate::audit::{Audit, EventKind};
 use tollgate::auth::HttpsOnlyLayer;
 use tollgate::keys::{KeyEventKind, NewKey, Rotation};
+use tollgate::network::Transport;
 use tollgate::usage::{ChannelSink, TracingSink, Usage};
 use tollgate::{AuthLayer, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -114,6 +115,7 @@ async fn a_key_that_is_ended_for_being_shown_in_clear_says_from_where() {
     let mut request = with("x-api-key", shown.key.expose());
     let client = SocketAddr::new(from("192.0.2.9"), 4711);
     request.extensions_mut().insert(client);
+    request.extensions_mut().insert(Transport::Plain);
     drop(service.oneshot(request).await.unwrap());
     let mut lapsed = keys.get(shown.record.id).await.unwrap().unwrap();
     while lapsed.ended.is_none() {

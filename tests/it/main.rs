@@ -7,8 +7,10 @@ mod authorization;
 mod budgets;
 mod cache;
 mod carriers;
+mod client_ip;
 mod conformance;
 mod contract;
+mod cross_site;
 mod examples;
 #[cfg(feature = "tonic")]
 mod greeter;

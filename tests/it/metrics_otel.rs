@@ -13,9 +13,9 @@ use opentelemetry::metrics::MeterProvider;
 use opentelemetry::{KeyValue, Value};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, HistogramDataPoint, MetricData};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
-use tollgate::auth::Transport;
 use tollgate::keys::{Cached, MemoryKeys, NewKey};
-use tollgate::network::ClientNetwork;
+use tollgate::network::ClientIp;
+use tollgate::network::Transport;
 use tollgate::usage::Usage;
 use tollgate::usage::metrics::{Metrics, SIZE_BUCKETS, STORE_TIME_BUCKETS, TIME_BUCKETS};
 use tollgate::{ApiKeys, AuthLayer, Identity, UsageLayer};
@@ -435,14 +435,15 @@ async fn a_way_to_the_peer_that_panics_does_not_touch_the_request() {
         .observer(metrics)
         .client_addresses()
         .build();
-    let clients = ClientNetwork::peer()
-        .trust(["10.0.0.0/8"])
+    let clients = ClientIp::new()
+        .trusted_proxies(["10.0.0.0/8"])
         .peer_from(|_| panic!("of a user"));
-    let service = UsageLayer::new(usage)
-        .client_network(clients)
-        .layer(service_fn(|_: Request<()>| async {
-            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-        }));
+    let service =
+        UsageLayer::new(usage)
+            .client_ip(clients)
+            .layer(service_fn(|_: Request<()>| async {
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }));
     let answer = service
         .oneshot(Request::get("/").body(()).unwrap())
         .await

@@ -777,7 +777,7 @@ fn public_types_cross_threads() {
     crosses::<tollgate::keys::ApiKey>();
     crosses::<tollgate::authorize::Requirement>();
     crosses::<Policy>();
-    crosses::<tollgate::network::ClientNetwork>();
+    crosses::<tollgate::network::ClientIp>();
     crosses::<StoreError>();
     crosses::<KeyError>();
     crosses::<tollgate::ConfigError>();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Method, Request};
 use tollgate::clock::Clock;
 use tollgate::keys::{KeyError, MemoryKeys, NewKey, Rotation};
-use tollgate::network::ClientNetwork;
+use tollgate::network::ClientIp;
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
 
@@ -83,7 +83,7 @@ async fn what_proxies_say_counts_only_if_they_are_trusted() {
     };
     let naive = AuthLayer::new(keys.clone());
     assert_eq!(ask(&naive, forwarded("10.0.0.1")).await.status, 403);
-    let door = AuthLayer::new(keys).client_network(ClientNetwork::peer().trust(["10.0.0.1"]));
+    let door = AuthLayer::new(keys).client_ip(ClientIp::new().trusted_proxies(["10.0.0.1"]));
     assert_eq!(ask(&door, forwarded("10.0.0.1")).await.status, 200);
     assert_eq!(
         ask(&door, forwarded("10.0.0.2")).await.status,

@@ -7,7 +7,7 @@ use http::{HeaderName, Request};
 use tollgate::auth::{Source, ThrottleLayer};
 use tollgate::clock::ManualClock;
 use tollgate::keys::{MemoryKeys, NewKey};
-use tollgate::network::ClientNetwork;
+use tollgate::network::ClientIp;
 use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
@@ -212,7 +212,7 @@ async fn throttles_behind_one_another_are_each_given_back_what_they_charged() {
         ThrottleLayer::failures_per_minute(6)
             .burst(3)
             .clock(clock.clone())
-            .client_network(ClientNetwork::peer().prefixes(prefix, 64))
+            .client_ip(ClientIp::new().group_by_prefix(prefix, 64))
     };
     let stack = |inner| {
         ServiceBuilder::new()
@@ -284,7 +284,7 @@ async fn clients_are_charged_by_network_through_trusted_proxies() {
     let throttle = ThrottleLayer::failures_per_minute(6)
         .burst(1)
         .clock(clock.clone())
-        .client_network(ClientNetwork::peer().trust(["10.0.0.1"]));
+        .client_ip(ClientIp::new().trusted_proxies(["10.0.0.1"]));
     let keys = keys_over(MemoryKeys::new());
     let service = ServiceBuilder::new()
         .layer(throttle)

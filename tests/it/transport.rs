@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use http::Request;
-use tollgate::auth::{HttpsOnlyLayer, Transport};
+use tollgate::auth::HttpsOnlyLayer;
 use tollgate::keys::{EndCause, KeyState, MemoryKeys, NewKey};
-use tollgate::network::ClientNetwork;
+use tollgate::network::{ClientIp, Transport};
 use tollgate::{ApiKeys, AuthLayer};
 use tower::{Layer, ServiceBuilder};
 
@@ -50,13 +50,13 @@ async fn what_is_not_known_to_be_tls_is_refused_alike_whatever_it_shows() {
 
 #[tokio::test]
 async fn the_transport_is_known_from_the_server_from_trusted_proxies_or_is_fixed() {
-    let trusting = ClientNetwork::peer().trust(["10.0.0.0/8"]);
+    let trusting = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
     let proxied = |proto: &str| with_peer(with("x-forwarded-proto", proto), "10.0.0.1");
     let tagged = |mut request: Request<()>, transport| {
         request.extensions_mut().insert(transport);
         request
     };
-    let layer = HttpsOnlyLayer::new().client_network(trusting);
+    let layer = HttpsOnlyLayer::new().client_ip(trusting);
     for (request, status) in [
         (tagged(get(), Transport::Tls), 200),
         (tagged(get(), Transport::Plain), 403),
@@ -103,9 +103,9 @@ async fn the_transport_is_known_from_the_server_from_trusted_proxies_or_is_fixed
 
 #[tokio::test]
 async fn a_client_cannot_talk_its_proxy_into_tls() {
-    let trusting = ClientNetwork::peer().trust(["10.0.0.0/8"]);
-    let layer = HttpsOnlyLayer::new().client_network(trusting.clone());
-    let forwarded = HttpsOnlyLayer::new().client_network(trusting.forwarded());
+    let trusting = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+    let layer = HttpsOnlyLayer::new().client_ip(trusting.clone());
+    let forwarded = HttpsOnlyLayer::new().client_ip(trusting.forwarded());
     for (layer, field, value) in [
         (&layer, "x-forwarded-proto", &b"\xff, http"[..]),
         (&layer, "x-forwarded-proto", b"https, http"),
@@ -131,7 +131,7 @@ async fn a_client_cannot_talk_its_proxy_into_tls() {
 
 #[tokio::test]
 async fn a_client_behind_a_local_proxy_is_not_local_whatever_it_writes() {
-    let local = ClientNetwork::peer().trust(["127.0.0.1"]);
+    let local = ClientIp::new().trusted_proxies(["127.0.0.1"]);
     for (network, field, value) in [
         (local.clone(), "x-forwarded-for", &b"\xff, 1.2.3.4"[..]),
         (local.clone(), "x-forwarded-for", b"1.2.3.4, garbage"),
@@ -141,7 +141,7 @@ async fn a_client_behind_a_local_proxy_is_not_local_whatever_it_writes() {
             br#"x=", for=1.2.3.4;proto=http"#,
         ),
     ] {
-        let layer = HttpsOnlyLayer::new().client_network(network);
+        let layer = HttpsOnlyLayer::new().client_ip(network);
         let request = with_peer(with(field, value), "127.0.0.1");
         let answer = send(&layer.allow_loopback().layer(who()), request).await;
         assert_eq!(answer.status, 403, "{}", value.escape_ascii());
@@ -164,7 +164,8 @@ async fn a_key_that_was_sent_in_clear_is_ended_and_says_so_later() {
         .layer(https)
         .layer(AuthLayer::new(keys.clone()).clock(clock()))
         .service(who());
-    let plain = with_peer(with("authorization", format!("Bearer {key}")), "192.0.2.7");
+    let mut plain = with_peer(with("authorization", format!("Bearer {key}")), "192.0.2.7");
+    plain.extensions_mut().insert(Transport::Plain);
     assert_eq!(send(&stack, plain).await.code(), "insecure_transport");
     settle().await;
     let mut secure = with("x-api-key", key);
@@ -192,17 +193,77 @@ async fn guessing_in_clear_ends_nobodys_key_and_is_budgeted_by_network() {
         .burn(keys.clone(), 3)
         .clock(clock())
         .layer(who());
-    // The right id under another secret.
+    let in_clear = |key: &str, peer: &str| {
+        let mut request = with_peer(with("x-api-key", key), peer);
+        request.extensions_mut().insert(Transport::Plain);
+        request
+    };
+    // The right id with another secret.
     let mut wrong = issued.key.expose()[..22].to_owned();
     wrong.push_str(&stranger[22..]);
-    for key in [wrong, stranger.clone(), stranger] {
-        send(&service, with_peer(with("x-api-key", key), "192.0.2.7")).await;
+    for key in [&wrong, &stranger, &stranger] {
+        send(&service, in_clear(key, "192.0.2.7")).await;
     }
     assert!(!burnt(&keys, issued.record.id).await);
     // The budget of that network is spent; another has its own.
     let key = issued.key.expose();
-    send(&service, with_peer(with("x-api-key", key), "192.0.2.7")).await;
+    send(&service, in_clear(key, "192.0.2.7")).await;
     assert!(!burnt(&keys, issued.record.id).await);
-    send(&service, with_peer(with("x-api-key", key), "192.0.2.8")).await;
+    send(&service, in_clear(key, "192.0.2.8")).await;
     assert!(burnt(&keys, issued.record.id).await);
+}
+
+/// A key is ended for ever only if a trusted party itself said that it came in cleartext.
+#[tokio::test]
+async fn exposed_key_is_revoked_only_on_explicit_cleartext() {
+    let trusting = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+    let cases = [
+        ("10.0.0.1", Some("wss"), None, 200, false),
+        ("10.0.0.1", Some("WSS"), None, 200, false),
+        (
+            "10.0.0.1",
+            Some("https"),
+            Some(Transport::Plain),
+            200,
+            false,
+        ),
+        ("10.0.0.1", Some("ws"), None, 403, true),
+        ("10.0.0.1", Some("http"), None, 403, true),
+        ("10.0.0.1", Some("https, http"), None, 403, true),
+        ("10.0.0.1", Some("http, https"), None, 403, false),
+        ("10.0.0.1", Some("h2c"), None, 403, false),
+        ("10.0.0.1", Some(","), None, 403, false),
+        ("10.0.0.1", Some("http;"), None, 403, false),
+        ("10.0.0.1", None, None, 403, false),
+        // About the connection between the proxy and the server.
+        ("10.0.0.1", None, Some(Transport::Plain), 403, false),
+        ("192.0.2.1", Some("http"), None, 403, false),
+        ("192.0.2.1", None, None, 403, false),
+        ("192.0.2.1", None, Some(Transport::Plain), 403, true),
+        (
+            "192.0.2.1",
+            Some("https"),
+            Some(Transport::Plain),
+            403,
+            true,
+        ),
+        ("192.0.2.1", Some("http"), Some(Transport::Tls), 200, false),
+    ];
+    for (peer, proto, inserted, status, revoked) in cases {
+        let keys = keys_over(MemoryKeys::new());
+        let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let layer = HttpsOnlyLayer::new().burn(keys.clone(), 5).clock(clock());
+        let service = layer.client_ip(trusting.clone()).layer(who());
+        let mut request = with_peer(with("x-api-key", issued.key.expose()), peer);
+        if let Some(proto) = proto {
+            let proto = proto.parse().unwrap();
+            request.headers_mut().insert("x-forwarded-proto", proto);
+        }
+        if let Some(inserted) = inserted {
+            request.extensions_mut().insert(inserted);
+        }
+        let case = format!("{peer} {proto:?} {inserted:?}");
+        assert_eq!(send(&service, request).await.status, status, "{case}");
+        assert_eq!(burnt(&keys, issued.record.id).await, revoked, "{case}");
+    }
 }

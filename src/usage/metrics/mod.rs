@@ -96,7 +96,7 @@ use std::sync::{Arc, OnceLock};
 
 use papaya::HashMap;
 
-use crate::auth::Transport;
+use crate::network::Transport;
 use crate::rejection::{Cause, Reason};
 use crate::usage::handle::Observer;
 use crate::usage::metrics::backend::{Backend, Handle};

@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 use http::{Method, StatusCode, Version};
 use papaya::HashMap;
 
-use crate::auth::Transport;
+use crate::network::Transport;
 use crate::usage::metrics::backend::{Backend, Handle};
 use crate::usage::metrics::instrument::{
     HTTP_DURATION, HTTP_REQUEST_SIZE, HTTP_RESPONSE_SIZE, Label, RPC_DURATION, Value,
