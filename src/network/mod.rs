@@ -750,7 +750,6 @@ mod tests {
             ("h2", None, false),
             ("on", None, false),
             ("httpss", None, false),
-            ("\u{7f}", None, false),
         ] {
             let expected = (transport, is_explicitly_plain);
             assert_eq!(resolve("10.0.0.1", value, None), expected, "{value:?}");
