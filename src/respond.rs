@@ -121,7 +121,7 @@ const MOST_NAMED: usize = 256;
 pub(crate) struct Settings {
     pub(crate) realm: Arc<str>,
     pub(crate) resource_metadata: Option<Box<str>>,
-    pub(crate) advertised: ScopeSet,
+    pub(crate) challenge_scopes: ScopeSet,
     pub(crate) schemes: Vec<Scheme>,
     pub(crate) problem_base: Box<str>,
     pub(crate) respond: Option<Arc<dyn Respond>>,
@@ -138,7 +138,7 @@ impl Default for Voice {
         Self::new(Settings {
             realm: "api".into(),
             resource_metadata: None,
-            advertised: ScopeSet::default(),
+            challenge_scopes: ScopeSet::default(),
             schemes: Scheme::ALL.into(),
             problem_base: "https://docs.rs/tollgate/latest/tollgate/problem/#".into(),
             respond: None,
@@ -342,13 +342,13 @@ impl Voice {
         } else {
             settings.schemes.first().copied()
         };
-        // RFC 6750 §3.1: nothing but the realm and what the client needs to ask for,
-        // unless it showed something.
+        // A client whose token has ended asks for a new one from this challenge, so every 401 says
+        // which scopes to ask for (RFC 6750 §3).
         let scopes = match reason {
-            Reason::CredentialsMissing => {
-                rejection.required_scopes().or(Some(&settings.advertised))
-            }
             Reason::InsufficientScope => rejection.required_scopes(),
+            _ if status == http::StatusCode::UNAUTHORIZED => rejection
+                .required_scopes()
+                .or(Some(&settings.challenge_scopes)),
             _ => None,
         };
         let scopes = scopes.filter(|scopes| !scopes.is_empty());
@@ -361,7 +361,7 @@ impl Voice {
                 }
             }
             if let Some(scopes) = scopes
-                && (error.is_some() || scheme == Scheme::Bearer)
+                && (scheme == Scheme::Bearer || reason == Reason::InsufficientScope)
             {
                 line += &format!(", scope=\"{scopes}\"");
             }

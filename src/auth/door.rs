@@ -37,6 +37,7 @@ pub(crate) struct Door<A> {
     pub(crate) marks: Vec<NonZeroU32>,
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
+    pub(crate) optional_for: Option<Arc<OptionalFor>>,
     pub(crate) allow_preflight: bool,
     /// None: the system's.
     pub(crate) clock: Option<Arc<dyn Clock>>,
@@ -48,6 +49,8 @@ pub(crate) struct Door<A> {
     pub(crate) warn_before_expiry: Option<Duration>,
 }
 
+pub(crate) type OptionalFor = dyn Fn(&Parts) -> bool + Send + Sync;
+
 pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl<A> Door<A> {
@@ -56,6 +59,12 @@ impl<A> Door<A> {
             Some(clock) => clock.now(),
             None => context::now(&request.extensions).unwrap_or_else(|| SystemClock.now()),
         }
+    }
+
+    /// Whether the request needs no credential.
+    fn is_optional(&self, request: &Parts) -> bool {
+        let is_listed = |optional: &OptionalFor| optional(request);
+        self.optional || self.optional_for.as_deref().is_some_and(is_listed)
     }
 
     fn varies_when_anonymous(&self) -> impl Iterator<Item = HeaderValue> {
@@ -80,6 +89,7 @@ impl<A> Clone for Door<A> {
             marks: self.marks.clone(),
             rules: self.rules.clone(),
             optional: self.optional,
+            optional_for: self.optional_for.clone(),
             allow_preflight: self.allow_preflight,
             clock: self.clock.clone(),
             voice: self.voice.clone(),
@@ -149,14 +159,19 @@ impl<A: Authenticate> Check for Auth<A> {
             }
             return Ok(anonymous).into();
         }
-        let found = take_one(parts, &door.sources, &door.rules, |text| {
-            door.authenticate.claims(text)
-        });
+        let is_optional = door.is_optional(parts);
+        let claims = |text: &[u8]| door.authenticate.claims(text);
+        // Where no credential is needed, the query may have anything in it.
+        let forbidden_in_uri: Option<&dyn Fn(&[u8]) -> bool> = match is_optional {
+            true => None,
+            false => Some(&claims),
+        };
+        let found = take_one(parts, &door.sources, &door.rules, forbidden_in_uri);
         let (credential, source) = match found {
             Ok(Some(found)) => found,
             Ok(None) => match nested(parts, &door.marks) {
                 Some(mistake) => return refuse(mistake, anonymous.request_id),
-                None if door.optional => return Ok(anonymous).into(),
+                None if is_optional => return Ok(anonymous).into(),
                 None => {
                     let missing = Rejection::new(Reason::CredentialsMissing, Cause::NothingShown);
                     return refuse(missing, anonymous.request_id);

@@ -289,11 +289,12 @@ impl Rule {
             keep: false,
             max_len: 256,
             ignored_schemes: Vec::new(),
+            ignored_query_params: Vec::new(),
             shortest: 1,
             schemes: Scheme::ALL.into(),
         };
         let claims = |text: &[u8]| burn.is_some_and(|burn| (burn.claims)(text));
-        match (take_one(parts, &self.sources, &rules, claims), burn) {
+        match (take_one(parts, &self.sources, &rules, Some(&claims)), burn) {
             (Ok(None), _) => return true,
             (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, client),
             // What is no credential that anybody would accept may be one all the same.

@@ -47,10 +47,12 @@ impl<A: Authenticate> AuthLayer<A> {
                 keep: false,
                 max_len: 8 * 1024,
                 ignored_schemes: Vec::new(),
+                ignored_query_params: Vec::new(),
                 shortest,
                 schemes,
             },
             optional: false,
+            optional_for: None,
             allow_preflight: false,
             clock: None,
             voice: Voice::default(),
@@ -104,12 +106,27 @@ impl<A: Authenticate> AuthLayer<A> {
         }))
     }
 
-    /// Lets requests without a credential pass as anonymous: no [`Identity`](crate::Identity) is put
-    /// into them, and no requirement holds for them. A credential that is not good is
-    /// refused all the same.
+    /// Lets requests without a credential pass as anonymous.
+    ///
+    /// They carry no [`Identity`](crate::Identity), and meet no requirement. A request with an invalid
+    /// credential is rejected. The query is not searched for credentials, so that the application may
+    /// use tokens of its own there.
     #[must_use]
     pub fn optional(self) -> Self {
         self.set(|door| door.optional = true)
+    }
+
+    /// Lets some requests without a credential pass as anonymous: those for which `is_optional`
+    /// returns `true`. They are treated as with [`AuthLayer::optional`].
+    ///
+    /// [`Rules::public_routes`](crate::authorize::Rules::public_routes) gives the routes that a set of
+    /// rules declares as public.
+    #[must_use]
+    pub fn optional_for(
+        self,
+        is_optional: impl Fn(&Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|door| door.optional_for = Some(Arc::new(is_optional)))
     }
 
     /// Adds origins of web applications that may use credentials in cookies, such as
@@ -190,6 +207,20 @@ impl<A: Authenticate> AuthLayer<A> {
         Ok(self.set(|door| door.rules.ignored_schemes = schemes))
     }
 
+    /// Names parameters of the query that belong to the application, such as the `token` of a link to
+    /// verify an email address. They are not searched for credentials.
+    ///
+    /// Without this, a request that needs a credential and has one in its query is rejected with 400
+    /// `credential_in_uri`, unless the parameter is a [`Source::query`].
+    #[must_use]
+    pub fn ignore_query_params<I>(self, names: I) -> Self
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let names: Vec<Box<str>> = names.into_iter().map(|name| name.as_ref().into()).collect();
+        self.set(|door| door.rules.ignored_query_params.extend(names))
+    }
+
     /// Sets how many bytes a credential may have: 8 KiB unless set. What is longer is
     /// refused before it is looked at.
     #[must_use]
@@ -212,26 +243,29 @@ impl<A: Authenticate> AuthLayer<A> {
     /// If one of them is none: see [`ScopeSet::try_new`].
     #[must_use]
     #[track_caller]
-    pub fn advertise<I>(self, scopes: I) -> Self
+    pub fn challenge_scopes<I>(self, scopes: I) -> Self
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        literal(self.try_advertise(scopes))
+        literal(self.try_challenge_scopes(scopes))
     }
 
-    /// As [`AuthLayer::advertise`], for scopes from configuration.
+    /// As [`AuthLayer::challenge_scopes`], for scopes from configuration.
     ///
     /// # Errors
-    /// Where `advertise` panics.
-    pub fn try_advertise<I>(self, scopes: I) -> Result<Self, ConfigError>
+    /// Where `challenge_scopes` panics.
+    pub fn try_challenge_scopes<I>(self, scopes: I) -> Result<Self, ConfigError>
     where
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
         let scopes =
             ScopeSet::try_new(scopes).map_err(|error| ConfigError::new(error.to_string()))?;
-        Ok(self.set(|door| door.voice.set(|settings| settings.advertised = scopes)))
+        Ok(self.set(|door| {
+            door.voice
+                .set(|settings| settings.challenge_scopes = scopes)
+        }))
     }
 
     /// Sets the realm of the challenges: `api` unless set.

@@ -53,16 +53,21 @@ pub(super) fn clear_query(parts: &mut Parts, wanted: &str, rules: &TakeRules) {
 pub(super) fn has_credential(
     query: &str,
     sources: &[Source],
-    shortest: usize,
-    claims: impl Fn(&[u8]) -> bool,
+    rules: &TakeRules,
+    claims: &dyn Fn(&[u8]) -> bool,
 ) -> bool {
+    let shortest = rules.shortest;
     // Most are too short for any of what follows.
     if query.len() < shortest.min(ACCESS_TOKEN.len()) {
         return false;
     }
     query.split('&').any(|parameter| {
         let name = parameter.split('=').next().unwrap_or_default();
-        if sources.iter().any(|source| source.is_query(name)) {
+        let is_ignored = rules
+            .ignored_query_params
+            .iter()
+            .any(|each| **each == *name);
+        if is_ignored || sources.iter().any(|source| source.is_query(name)) {
             return false;
         }
         // RFC 6750 §2.3 gives it this name, whatever it looks like.
@@ -76,8 +81,8 @@ pub(super) fn has_credential(
             let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
             // Those of tokens have more in them.
             let is_of_a_token = |byte: &u8| is_part(byte) || matches!(byte, b'-' | b'.');
-            text.split(|byte| !is_part(byte)).any(&claims)
-                || text.split(|byte| !is_of_a_token(byte)).any(&claims)
+            text.split(|byte| !is_part(byte)).any(claims)
+                || text.split(|byte| !is_of_a_token(byte)).any(claims)
         };
         if !parameter.contains('%') {
             return has_one(parameter.as_bytes());

@@ -229,6 +229,8 @@ pub(crate) struct TakeRules {
     pub(crate) keep: bool,
     pub(crate) max_len: usize,
     pub(crate) ignored_schemes: Vec<Box<str>>,
+    /// Parameters of the query that belong to the application.
+    pub(crate) ignored_query_params: Vec<Box<str>>,
     /// What is shorter in a query is no credential.
     pub(crate) shortest: usize,
     /// Those that are accepted in `Authorization`.
@@ -253,12 +255,14 @@ impl TakeRules {
     }
 }
 
-/// The one credential of a request, and the index of its source.
+/// Takes the one credential of a request. Returns it with the index of its source.
+///
+/// A parameter of the query outside of `sources` that `forbidden_in_uri` recognizes is rejected.
 pub(crate) fn take_one(
     parts: &mut Parts,
     sources: &[Source],
     rules: &TakeRules,
-    claims: impl Fn(&[u8]) -> bool,
+    forbidden_in_uri: Option<&dyn Fn(&[u8]) -> bool>,
 ) -> Result<Option<(Credential, usize)>, Rejection> {
     let mut found: Option<(Credential, usize)> = None;
     let mut other_scheme = false;
@@ -271,8 +275,8 @@ pub(crate) fn take_one(
             Err(rejection) => return Err(rejection),
         }
     }
-    if let Some(query) = parts.uri.query()
-        && has_credential(query, sources, rules.shortest, claims)
+    if let (Some(query), Some(claims)) = (parts.uri.query(), forbidden_in_uri)
+        && has_credential(query, sources, rules, claims)
     {
         return Err(Rejection::new(Reason::CredentialInUri, Cause::InUri));
     }

@@ -146,7 +146,7 @@ impl Check for Require {
         }
         let identity = match caller(&parts.extensions, "a RequireLayer") {
             Ok(identity) => identity,
-            Err(rejection) => return Err(self.rule.advertise(rejection, &ruling)).into(),
+            Err(rejection) => return Err(self.rule.challenge_scopes(rejection, &ruling)).into(),
         };
         let refused = match ruling {
             Ruling::Public => None,
@@ -185,7 +185,7 @@ fn unmet(requirement: &Requirement, identity: &Identity) -> Rejection {
 
 impl Rule {
     /// Tells those whom nobody knows which scopes to come back with, where rules say so.
-    fn advertise(&self, rejection: Rejection, ruling: &Ruling<'_>) -> Rejection {
+    fn challenge_scopes(&self, rejection: Rejection, ruling: &Ruling<'_>) -> Rejection {
         let (What::ByRoute(_), Ruling::Requires(requirement)) = (&self.required.0, ruling) else {
             return rejection;
         };

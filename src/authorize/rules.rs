@@ -40,7 +40,7 @@ use crate::config::{ConfigError, literal};
 /// credential gets as far as this, and passes where the rule is [`Rules::public`].
 /// Everywhere else they get 401, and the challenge names the scopes of the rule. A door that
 /// is not optional refuses them before any rule is read: its challenge names what
-/// [`AuthLayer::advertise`](crate::AuthLayer::advertise) says.
+/// [`AuthLayer::challenge_scopes`](crate::AuthLayer::challenge_scopes) says.
 ///
 /// # Spelling
 /// The rules see the path as it came, as axum and tonic do. No other spelling of a path

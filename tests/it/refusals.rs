@@ -242,7 +242,7 @@ async fn a_head_request_gets_the_fields_and_no_content() {
 async fn what_is_configured_stands_in_the_challenge() {
     let door = AuthLayer::new(keys_over(MemoryKeys::new()))
         .realm("the shop")
-        .advertise(["orders:read", "orders:write"])
+        .challenge_scopes(["orders:read", "orders:write"])
         .resource_metadata("https://api.example.com/.well-known/oauth-protected-resource");
     let answer = send(&door.clone().layer(who()), get()).await;
     let bearer = "Bearer realm=\"the shop\", scope=\"orders:read orders:write\", \
@@ -264,7 +264,7 @@ async fn what_is_configured_stands_in_the_challenge() {
                 .is_err(),
             "{bad:?}"
         );
-        assert!(door().try_advertise([bad]).is_err(), "{bad:?}");
+        assert!(door().try_challenge_scopes([bad]).is_err(), "{bad:?}");
     }
     assert!(door().try_resource_metadata("/relative").is_err());
 }

@@ -355,7 +355,8 @@ async fn an_authenticator_of_ones_own_that_has_to_name_a_wait_names_one() {
         assert_eq!(answer.header("retry-after"), Some("1"));
     }
     // What is advertised is for those who show nothing.
-    let door = AuthLayer::new(Tokens(Reason::InsufficientScope, Arc::default())).advertise(["all"]);
+    let door =
+        AuthLayer::new(Tokens(Reason::InsufficientScope, Arc::default())).challenge_scopes(["all"]);
     let answer = send(
         &door.layer(who()),
         with("authorization", "Bearer token-bad"),

@@ -23,6 +23,18 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// Returns whether a segment decodes to a JOSE header (RFC 7515 §4): an object that names an
+    /// algorithm, whichever it is.
+    pub(super) fn is_jose(encoded: &[u8]) -> bool {
+        let mut buffer = [0; MOST_HEADER];
+        let text = decode(encoded, &mut buffer)
+            .ok()
+            .and_then(|len| str::from_utf8(&buffer[..len]).ok());
+        let mut parameters = Parameters::default();
+        text.is_some_and(|text| read_object(text, &mut parameters).is_ok())
+            && parameters.alg.is_some()
+    }
+
     fn read(encoded: &[u8]) -> Result<Self, Cause> {
         let mut buffer = [0; MOST_HEADER];
         let len = decode(encoded, &mut buffer)?;

@@ -251,8 +251,9 @@ impl Authenticate for Jwt {
     }
 
     fn claims(&self, text: &[u8]) -> bool {
-        // A header is an object, so a token starts with `{"` in base64.
-        text.starts_with(b"eyJ") && Compact::split(text).is_ok()
+        // In base64, an object starts with `{"`.
+        text.starts_with(b"eyJ")
+            && Compact::split(text).is_ok_and(|token| Header::is_jose(token.header))
     }
 
     /// Tokens are made of base64url and dots.
