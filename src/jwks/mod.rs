@@ -22,6 +22,6 @@ pub use verifier::Backend;
 
 pub(crate) use keyring::Keyring;
 pub(crate) use keys::Origin;
-pub(crate) use remote::Remote;
-pub(crate) use ring::{Ring, Verdict};
+pub(crate) use remote::{LookUp, Remote, Wanted};
+pub(crate) use ring::{KeyName, Ring, Verdict};
 pub(crate) use set::MOST_KID;

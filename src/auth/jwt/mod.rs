@@ -88,7 +88,7 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
-use crate::jwks::{FetchError, KeyStatus, Verdict};
+use crate::jwks::{FetchError, KeyName, KeyStatus, Verdict, Wanted};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -99,7 +99,7 @@ use header::{Header, Headers};
 use mapping::Mapping;
 use policy::{Policy, invalid};
 use resolve::Resolve;
-use source::{Source, Wanted};
+use source::{Source, refusal};
 
 pub use issuer::Issuer;
 pub use resolve::Resolved;
@@ -244,7 +244,7 @@ impl Authenticate for Jwt {
             Ok(Judged::Good(identity, issuer)) => shared.conclude(identity, issuer, now),
             Ok(Judged::Waits(issuer, wanted)) => {
                 let (shared, token) = (Arc::clone(shared), Zeroizing::new(Box::from(token)));
-                shared.fetch_and_judge(token, issuer, &wanted, now)
+                shared.look_up_and_judge(token, issuer, wanted, now)
             }
             Err(rejection) => Err(rejection).into(),
         })
@@ -274,7 +274,7 @@ impl Authenticate for Jwt {
 enum Judged {
     /// It is good, and one of that issuer.
     Good(Identity, usize),
-    /// Keys of that issuer must be fetched first.
+    /// A key of that issuer must be looked up first.
     Waits(usize, Wanted),
 }
 
@@ -296,11 +296,16 @@ impl Shared {
         let trusted = &self.issuers[issuer];
         let claims =
             Claims::read(text, &trusted.mapping.scopes).map_err(|_| invalid(Cause::TokenClaims))?;
+        let policy = &trusted.policy;
         let epoch = match trusted.verify(&compact, &header, &claims, now)? {
             Ok(epoch) => epoch,
+            // A token that is refused with any key is not worth a fetch: those that the last
+            // key has signed would use up the budget long after they expired.
+            Err(wanted) if wanted.tried.is_some() && !policy.may_be_good(&claims, now) => {
+                return Err(refusal(&wanted, now));
+            }
             Err(wanted) => return Ok(Judged::Waits(issuer, wanted)),
         };
-        let policy = &trusted.policy;
         policy.judge_contents(&claims).map_err(invalid)?;
         if let Err(rejection) = policy.judge_times(claims.times, now) {
             let holder = trusted.mapping.identity(&policy.issuer, claims, text);
@@ -390,30 +395,29 @@ impl Shared {
         })
     }
 
-    fn fetch_and_judge(
+    fn look_up_and_judge(
         self: Arc<Self>,
         token: Zeroizing<Box<[u8]>>,
         issuer: usize,
-        wanted: &Wanted,
+        wanted: Wanted,
         now: Timestamp,
     ) -> Pending<Result<Identity, Rejection>> {
-        let Some(fetched) = self.issuers[issuer].source.fetch(wanted, now) else {
-            return Err(self.issuers[issuer].source.refusal(wanted, now)).into();
+        let looked_up = match self.issuers[issuer].source.look_up(wanted, now) {
+            Pending::Ready(Err(rejection)) => return Err(rejection).into(),
+            looked_up => looked_up,
         };
         Pending::later(async move {
-            fetched.wait().await;
+            looked_up.wait().await?;
             match self.judge(&token, now)? {
                 Judged::Good(identity, issuer) => self.conclude(identity, issuer, now).wait().await,
-                Judged::Waits(issuer, wanted) => {
-                    Err(self.issuers[issuer].source.refusal(&wanted, now))
-                }
+                Judged::Waits(_, wanted) => Err(refusal(&wanted, now)),
             }
         })
     }
 }
 
 impl Trusted {
-    /// The epoch of the keys that have signed it, or those that are missing. What a token
+    /// The epoch of the keys that have signed it, or the key that is missing. What a token
     /// claims is not believed before.
     fn verify(
         &self,
@@ -435,22 +439,23 @@ impl Trusted {
         }
         let mut buffer = [0; MOST_SIGNATURE];
         let signature = compact.signature(&mut buffer).map_err(invalid)?;
-        self.source.tick(now);
-        let Some(current) = self.source.keyring().current(now) else {
-            return Ok(Err(Wanted::Any));
-        };
         let kid = header.kid.as_deref();
-        match current
-            .ring
-            .verify(kid, algorithm, compact.signed, signature)
-        {
-            Verdict::Good => Ok(Ok(current.epoch)),
-            // A key without an id was tried for one that is perhaps to come.
-            verdict => match kid {
-                Some(kid) if !current.ring.knows(kid) => Ok(Err(Wanted::Key(kid.into()))),
-                _ if verdict == Verdict::Forged => Err(invalid(Cause::TokenSignature)),
-                _ => Err(invalid(Cause::TokenKeyUnknown)),
+        let wanted = |tried, verdict| Wanted {
+            name: KeyName {
+                kid: kid.map(Box::from),
+                algorithm,
             },
+            tried,
+            verdict,
+        };
+        let Some(current) = self.source.keyring().current(now) else {
+            return Ok(Err(wanted(None, Verdict::NoKey)));
+        };
+        self.source.tick(now);
+        let ring = current.ring;
+        match ring.verify(kid, algorithm, compact.signed, signature) {
+            Verdict::Good => Ok(Ok(current.epoch)),
+            verdict => Ok(Err(wanted(Some(ring), verdict))),
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::jwks::remote::fetch::{Client, Erased};
 use crate::jwks::remote::question::Source;
 use crate::jwks::remote::schedule::Life;
 
-pub(crate) use engine::Remote;
+pub(crate) use engine::{LookUp, Remote, Wanted};
 pub use status::{FetchError, KeyStatus};
 
 /// Where the keys of an issuer are fetched from, and how.

@@ -84,8 +84,8 @@ impl Plan {
     }
 }
 
-/// How often unknown key ids may have the keys fetched: four times, and once more every
-/// 30 seconds.
+/// How often tokens may have the keys fetched ahead of time: four times, and once more
+/// every 30 seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     left: u32,
@@ -117,6 +117,14 @@ impl Budget {
         }
         self.left -= 1;
         true
+    }
+
+    /// Returns how long it takes until one can be spent.
+    pub(crate) fn wait(&self, now: Timestamp) -> Duration {
+        if self.left > 0 || now < self.counted_at {
+            return Duration::ZERO;
+        }
+        FORCED_EVERY.saturating_sub(now.since(self.counted_at))
     }
 }
 
