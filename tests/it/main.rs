@@ -17,6 +17,7 @@ mod grpc;
 mod headers;
 mod jwt_attacks;
 mod key_format;
+mod key_lookups;
 mod keys;
 mod lapse;
 mod leaks;

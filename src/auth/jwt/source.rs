@@ -57,11 +57,7 @@ impl Source {
     ///
     /// # Errors
     /// Returns the rejection of the token, unless there are other keys for it now.
-    pub(super) fn look_up(
-        &self,
-        wanted: Wanted,
-        now: Timestamp,
-    ) -> Pending<Result<(), Rejection>> {
+    pub(super) fn look_up(&self, wanted: Wanted, now: Timestamp) -> Pending<Result<(), Rejection>> {
         let Self::Remote(remote) = self else {
             return Err(refusal(&wanted, now)).into();
         };

@@ -133,12 +133,7 @@ impl fmt::Debug for Remote {
 impl Shared {
     /// Waits for a set that was asked for after the key was, in at most two fetches: the
     /// answer to one that was under way may be from before the key was there.
-    async fn look(
-        self: &Arc<Self>,
-        wanted: &Wanted,
-        since: u64,
-        mut flight: Flight,
-    ) -> LookUp {
+    async fn look(self: &Arc<Self>, wanted: &Wanted, since: u64, mut flight: Flight) -> LookUp {
         for _ in 0..2 {
             if flight.await.is_err() {
                 break;
