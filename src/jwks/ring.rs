@@ -60,7 +60,7 @@ impl Ring {
             let prepared = match bound {
                 Some(algorithm) => Verifier::new(&jwk.material, algorithm, backend)
                     .map(|verifier| (algorithm, verifier)),
-                None => Err("its algorithm is not accepted from this issuer"),
+                None => Err("`Issuer::algorithms` does not accept its algorithm"),
             };
             match prepared {
                 Ok((algorithm, verifier)) => {

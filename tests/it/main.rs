@@ -18,6 +18,7 @@ mod headers;
 mod jwt_attacks;
 mod key_format;
 mod key_lookups;
+mod key_sets;
 mod keys;
 mod lapse;
 mod leaks;

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::jwks::{
     Algorithm, Backend, FetchError, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring,
-    Verdict, Wanted,
+    Verdict, Wanted, unusable_keys,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Rejection};
@@ -29,7 +29,13 @@ impl Source {
             Origin::Set(set) => {
                 let ring = Ring::prepare(set, algorithms, backend, None);
                 if ring.is_empty() {
-                    return Err(ConfigError::new("the issuer has no usable key"));
+                    let reason = match unusable_keys(ring.unusable()) {
+                        Some(keys) => format!("no key can be used: {keys}"),
+                        None => "the key set is empty; call `.keys(..)` with a key".to_owned(),
+                    };
+                    return Err(ConfigError::new(format!(
+                        "Jwt::issuer({issuer:?}): {reason}"
+                    )));
                 }
                 Ok(Self::Fixed(Keyring::fixed(ring)))
             }
