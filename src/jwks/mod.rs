@@ -13,6 +13,7 @@ mod pem;
 mod remote;
 mod ring;
 mod set;
+mod spelling;
 mod verifier;
 
 pub use algorithm::Algorithm;
@@ -26,3 +27,4 @@ pub(crate) use keys::Origin;
 pub(crate) use remote::{LookUp, Remote, Wanted};
 pub(crate) use ring::{KeyName, Ring, Verdict};
 pub(crate) use set::{MOST_KID, unusable_keys};
+pub(crate) use spelling::is_similar;

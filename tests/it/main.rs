@@ -15,6 +15,7 @@ mod greeter;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod headers;
+mod issuer_config;
 mod jwt_attacks;
 mod key_format;
 mod key_lookups;

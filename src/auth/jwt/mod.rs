@@ -79,6 +79,8 @@ mod source;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
@@ -88,7 +90,7 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
-use crate::jwks::{FetchError, KeyName, KeyStatus, Verdict, Wanted};
+use crate::jwks::{Algorithm, FetchError, KeyName, KeyStatus, Verdict, Wanted, is_similar};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -126,6 +128,8 @@ struct Trusted {
     mapping: Mapping,
     source: Source,
     resolve: Option<Arc<Resolve>>,
+    /// It was logged that tokens spell the issuer differently.
+    misspelled: AtomicBool,
 }
 
 impl Jwt {
@@ -179,11 +183,41 @@ impl Jwt {
         self.set(|shared| shared.cache = (tokens > 0).then(|| TokenCache::new(tokens)))
     }
 
-    /// Sets how many bytes a token may have: 8 KiB unless set. See also
-    /// [`AuthLayer::max_credential_len`](crate::AuthLayer::max_credential_len).
+    /// Sets the maximum length of a token in bytes.
+    ///
+    /// Defaults to 8 KiB. An [`AuthLayer`](crate::AuthLayer) that is made with it accepts
+    /// credentials of that length too, unless its
+    /// [`max_credential_len`](crate::AuthLayer::max_credential_len) is set. Tokens of more than
+    /// 4 KiB are verified each time.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use http::{Request, Response, StatusCode};
+    /// use tollgate::testing::TestIssuer;
+    /// use tollgate::{AuthLayer, Jwt};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let authority = TestIssuer::new("https://id.example.com/");
+    /// let jwt = Jwt::issuer("https://id.example.com/")
+    ///     .audience("https://api.example.com")
+    ///     .keys(authority.keys())
+    ///     .build()?
+    ///     .max_len(32 * 1024);
+    /// let service = AuthLayer::new(jwt).layer(service_fn(|_: Request<()>| async {
+    ///     Ok::<_, std::convert::Infallible>(Response::new(()))
+    /// }));
+    ///
+    /// let token = authority.token("ann").audience("https://api.example.com");
+    /// let token = token.claim("groups", "g".repeat(15_000)).sign();
+    /// let request = Request::get("/").header("authorization", format!("Bearer {token}")).body(())?;
+    /// assert_eq!(service.oneshot(request).await?.status(), StatusCode::OK);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Panics
-    /// If it is 0, or it was cloned already.
+    /// Panics if it is 0, or if the verifier was cloned already.
     #[must_use]
     #[track_caller]
     pub fn max_len(self, bytes: usize) -> Self {
@@ -265,6 +299,10 @@ impl Authenticate for Jwt {
         "eyJhbGciOiIifQ..".len()
     }
 
+    fn max_credential_len(&self) -> usize {
+        self.shared.max_len
+    }
+
     fn schemes(&self) -> &[Scheme] {
         &[Scheme::Bearer]
     }
@@ -297,7 +335,11 @@ impl Shared {
         let claims =
             Claims::read(text, &trusted.mapping.scopes).map_err(|_| invalid(Cause::TokenClaims))?;
         let policy = &trusted.policy;
-        let epoch = match trusted.verify(&compact, &header, &claims, now)? {
+        let algorithm = trusted.judge_header(&header)?;
+        if claims.issuer.as_deref() != Some(&*policy.issuer) {
+            return Err(self.refuse_issuer(&claims));
+        }
+        let epoch = match trusted.verify(&compact, &header, algorithm, now)? {
             Ok(epoch) => epoch,
             // A token that is refused with any key is not worth a fetch: those that the last
             // key has signed would use up the budget long after they expired.
@@ -371,7 +413,27 @@ impl Shared {
         self.issuers
             .iter()
             .position(|trusted| claims.issuer.as_deref() == Some(&*trusted.policy.issuer))
-            .ok_or_else(|| invalid(Cause::TokenIssuer))
+            .ok_or_else(|| self.refuse_issuer(&claims))
+    }
+
+    /// The rejection of a token of another issuer. Logs if it is probably a misspelled one,
+    /// once for each issuer: how often it happens is up to whoever sends tokens.
+    fn refuse_issuer(&self, claims: &Claims<'_>) -> Rejection {
+        let issuer = claims.issuer.as_deref().unwrap_or_default();
+        for trusted in &self.issuers {
+            let configured = &trusted.policy.issuer;
+            if is_similar(configured, issuer) && !trusted.misspelled.swap(true, Relaxed) {
+                tracing::warn!(
+                    target: "tollgate",
+                    configured = ?configured,
+                    token = ?issuer,
+                    "a token was rejected since its `iss` is not the configured issuer, but \
+                     differs only by a trailing slash, letter case or http and https; the two \
+                     must be equal: call `Jwt::issuer` with the text that the tokens have",
+                );
+            }
+        }
+        invalid(Cause::TokenIssuer)
     }
 
     /// Asks the hook, if there is one.
@@ -417,15 +479,8 @@ impl Shared {
 }
 
 impl Trusted {
-    /// The epoch of the keys that have signed it, or the key that is missing. What a token
-    /// claims is not believed before.
-    fn verify(
-        &self,
-        compact: &Compact<'_>,
-        header: &Header,
-        claims: &Claims<'_>,
-        now: Timestamp,
-    ) -> Result<Result<u64, Wanted>, Rejection> {
+    /// Judges how a token says that it is signed, and of which type it is.
+    fn judge_header(&self, header: &Header) -> Result<Algorithm, Rejection> {
         let policy = &self.policy;
         let algorithm = header
             .algorithm
@@ -434,9 +489,18 @@ impl Trusted {
         if !policy.accepts_type(header.typ.as_deref()) {
             return Err(invalid(Cause::TokenType));
         }
-        if claims.issuer.as_deref() != Some(&*policy.issuer) {
-            return Err(invalid(Cause::TokenIssuer));
-        }
+        Ok(algorithm)
+    }
+
+    /// The epoch of the keys that have signed it, or the key that is missing. What a token
+    /// claims is not believed before.
+    fn verify(
+        &self,
+        compact: &Compact<'_>,
+        header: &Header,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<Result<u64, Wanted>, Rejection> {
         let mut buffer = [0; MOST_SIGNATURE];
         let signature = compact.signature(&mut buffer).map_err(invalid)?;
         let kid = header.kid.as_deref();

@@ -43,7 +43,7 @@ impl Remote {
             life: settings.life,
             timeout: settings.fetch_timeout,
             max_document_len: settings.max_document_len,
-            loopback_http: settings.loopback_http,
+            plain_http: settings.plain_http()?,
             timer: Timer::default(),
         };
         let shared = Shared::new(asker, settings.clock, settings.wait);
