@@ -400,7 +400,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
 }
 
 const MOST_KEYS: usize = 256;
-/// How many characters of a `kid` are shown in errors.
+/// Maximum number of characters of a `kid` in an error.
 const MOST_SHOWN: usize = 64;
 /// `kid` is opaque, and bounded.
 pub(crate) const MOST_KID: usize = 256;

@@ -4,8 +4,8 @@
 /// and host, or `http` in place of `https`. They are different issuers nevertheless (RFC
 /// 8414 §3.3), but one of the two was probably mistyped.
 ///
-/// What is similar to a configured issuer has nearly its length, and no characters that it
-/// does not have: it can be logged.
+/// A text that is similar to a configured issuer has nearly the same length and characters, so
+/// that it can be logged.
 pub(crate) fn is_similar(one: &str, other: &str) -> bool {
     if one == other || one.len().abs_diff(other.len()) > "s/".len() {
         return false;

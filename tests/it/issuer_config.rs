@@ -1,4 +1,4 @@
-//! Issuers that are configured wrongly, and what their operators are told.
+//! Mistakes in the configuration of issuers, and the errors and warnings that name them.
 
 use std::convert::Infallible;
 

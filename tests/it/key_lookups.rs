@@ -20,7 +20,7 @@ use crate::support::{Answer, Events, send, who, with};
 
 const ISSUER: &str = "https://id.example.com/";
 
-/// What a key server does with a request.
+/// Behaviour of a key server.
 #[derive(Clone, Default)]
 enum Does {
     /// Answers with the keys of the issuer.
@@ -259,9 +259,9 @@ async fn forged_tokens_spend_a_budget_of_their_own() {
         );
         server.clock.advance(Duration::from_millis(200));
     }
-    // The first, four at once, and two within 60 seconds; the last is due at the 60th.
+    // The first fetch, a full bucket, and one after 30 seconds. The next is after 60.
     assert_eq!(server.asked(), 1 + 4 + 1);
-    // A new key is looked up all the same.
+    // The budget for new keys is not touched.
     server.authority().rotate();
     assert_eq!(server.show(&jwt, &server.token()).await.status, 200);
     assert_eq!(server.asked(), 7);
@@ -373,7 +373,7 @@ async fn new_key_is_503_while_the_budget_is_spent() {
     assert!(is_unavailable(&answer), "{answer:?}");
     assert_eq!(answer.header("retry-after"), Some("20"));
     assert_eq!(server.asked(), 5);
-    // A client that comes back when it was told to is served.
+    // A client that waits for `Retry-After` is served.
     server.clock.advance(Duration::from_secs(20));
     assert_eq!(server.show(&jwt, &server.token()).await.status, 200);
     assert_eq!(server.asked(), 6);

@@ -25,7 +25,7 @@ fn good() -> Value {
     json!({ "kty": "OKP", "crv": "Ed25519", "kid": "good", "x": X })
 }
 
-/// Keys that look like keys and are none, and a part of the reason.
+/// Keys that cannot be used, and a part of the reason.
 fn bad_keys() -> Vec<(Value, &'static str)> {
     let ec = |crv: &str, x: usize, y: usize| {
         json!({ "kty": "EC", "crv": crv, "kid": "bad",

@@ -134,6 +134,10 @@ struct Trusted {
 
 impl Jwt {
     /// Starts with an issuer, by the exact text of its `iss`.
+    ///
+    /// Slashes at the end and letter case matter. A warning is logged once if a token is
+    /// rejected whose `iss` differs only by a trailing slash, the letter case of scheme and
+    /// host, or `http` in place of `https`.
     pub fn issuer(issuer: impl Into<Box<str>>) -> Issuer {
         Issuer::new(issuer)
     }
@@ -416,8 +420,8 @@ impl Shared {
             .ok_or_else(|| self.refuse_issuer(&claims))
     }
 
-    /// The rejection of a token of another issuer. Logs if it is probably a misspelled one,
-    /// once for each issuer: how often it happens is up to whoever sends tokens.
+    /// Returns the rejection of a token of another issuer. Logs a probably misspelled issuer,
+    /// once for each configured one, since anybody can send such tokens.
     fn refuse_issuer(&self, claims: &Claims<'_>) -> Rejection {
         let issuer = claims.issuer.as_deref().unwrap_or_default();
         for trusted in &self.issuers {

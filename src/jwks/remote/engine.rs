@@ -215,7 +215,7 @@ pub(crate) struct Wanted {
     pub(crate) name: KeyName,
     /// The keys that there were. `None` if there were no keys at all.
     pub(crate) tried: Option<Arc<Ring>>,
-    /// What they said of the token.
+    /// The result of trying them.
     pub(crate) verdict: Verdict,
 }
 
@@ -231,19 +231,18 @@ impl Wanted {
     }
 }
 
-/// What became of a look-up.
+/// The result of a look-up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LookUp {
     /// There are other keys for the token now.
     Changed,
-    /// The key is known, and is the one that the token was tried with; or it is not known
-    /// whether it is another one now.
+    /// The key is known, and no other key of that name was seen.
     Same,
     /// A current set is without the key.
     Absent,
-    /// The key is not known, and could not be looked up. To be tried again after that time.
+    /// The key is not known, and could not be looked up. The time is for `Retry-After`.
     Unavailable(Duration),
 }
 
-/// For how long a key that a set was without is not asked for again.
+/// The time for which a key that was not in a set is not asked for again.
 const ABSENT_FOR: Duration = Duration::from_secs(30);

@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     made_at: AtomicU64,
     due_at: AtomicU64,
     state: Mutex<State>,
-    /// Keys that the issuer did not have, and when the set was asked for that said so.
+    /// Keys that the issuer did not have, and when the set without them was asked for.
     pub(crate) absent: Cache<KeyName, Timestamp, UnitWeighter, RandomState>,
 }
 
@@ -48,12 +48,12 @@ pub(crate) struct State {
     under_way: Option<UnderWay>,
     /// What fetches keys though nobody comes.
     tending: Option<AbortHandle>,
-    /// What unknown `kid`s may have fetched.
+    /// Fetches for unknown `kid`s.
     pub(crate) unknown_kids: Budget,
-    /// What failing signatures of known `kid`s may have fetched. Apart, so that forged
+    /// Fetches for failing signatures of known `kid`s. A budget of its own, so that forged
     /// tokens do not delay the look-up of a new key.
     signatures: Budget,
-    /// When it was last logged that the first of them is spent.
+    /// The last time that a spent `unknown_kids` was logged.
     warned_at: Option<Timestamp>,
     pub(crate) fetches: u64,
     /// The number of the last question that was answered well.
@@ -306,8 +306,8 @@ impl Shared {
         );
     }
 
-    /// Logs that unknown `kid`s have used up their fetches, at most every ten minutes: how
-    /// often it happens is up to whoever sends tokens.
+    /// Logs that the fetches for unknown `kid`s are spent, at most every ten minutes, since
+    /// anybody can send such tokens.
     pub(crate) fn warn_if_spent(&self, now: Timestamp) {
         let mut state = self.lock();
         let is_recent = |at: Timestamp| now >= at && now.since(at) < WARN_EVERY;

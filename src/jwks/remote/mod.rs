@@ -197,8 +197,8 @@ impl RemoteKeys {
     /// Allows `http` without TLS to these hosts: a key server inside a cluster, such as
     /// `http://keycloak:8080` in a Docker network. May be called several times.
     ///
-    /// Whoever can answer for one of these hosts, or change what is sent on the way, can sign
-    /// tokens as anybody. A host is a name or an IP address, without scheme and port, and
+    /// An attacker who can answer in place of one of these hosts, or change its responses, can
+    /// sign tokens for any subject. A host is a name or an IP address, without scheme and port, and
     /// matches itself only. Private addresses in the metadata of an issuer are refused as
     /// before, unless the issuer is there too.
     ///

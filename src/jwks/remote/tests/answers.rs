@@ -135,6 +135,48 @@ async fn a_key_that_came_while_a_fetch_was_under_way_is_fetched_for() {
     assert!(find(&remote, "new", clock.now()).await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn set_asked_for_before_the_key_does_not_prove_its_absence() {
+    let server = Server::of(&["old"]);
+    let (remote, clock) = remote(&server);
+    remote.warm_up().await.unwrap();
+    for kid in ["1", "2", "3"] {
+        let found = look_up(&remote, kid, clock.now()).wait().await;
+        assert_eq!(found, LookUp::Absent);
+    }
+    server.takes(Duration::from_millis(200));
+    let mut last = look_up(&remote, "4", clock.now()).wait().boxed();
+    assert!(!polled(&mut last).await);
+    tokio::task::yield_now().await;
+    // It joins the fetch that was asked for before, and may not start another one.
+    let joined = look_up(&remote, "5", clock.now()).wait();
+    let (last, joined) = tokio::join!(last, joined);
+    assert_eq!(last, LookUp::Absent);
+    assert!(
+        matches!(joined, LookUp::Unavailable(wait) if wait > secs(28) && wait <= secs(30)),
+        "{joined:?}"
+    );
+    assert_eq!(server.asked(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn absent_key_that_was_forgotten_is_looked_up_again() {
+    let server = Server::of(&["a"]);
+    let (remote, clock) = remote(&server);
+    remote.warm_up().await.unwrap();
+    for kid in ["1", "2", "3", "4"] {
+        assert!(!find(&remote, kid, clock.now()).await);
+        assert_eq!(at_once(&remote, kid, clock.now()), Some(LookUp::Absent));
+    }
+    remote.shared.absent.clear();
+    let found = at_once(&remote, "1", clock.now());
+    assert!(matches!(found, Some(LookUp::Unavailable(_))), "{found:?}");
+    pass(secs(30)).await;
+    let found = look_up(&remote, "1", clock.now()).wait().await;
+    assert_eq!(found, LookUp::Absent);
+    assert_eq!(server.asked(), 6);
+}
+
 // D7
 #[tokio::test(start_paused = true)]
 async fn what_a_key_vouched_for_falls_with_it_at_the_next_refresh() {
