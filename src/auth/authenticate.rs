@@ -27,6 +27,14 @@ pub trait Authenticate: Send + Sync + 'static {
         1
     }
 
+    /// Returns the length in bytes of the longest credential that is accepted, which is the
+    /// default of [`AuthLayer::max_credential_len`](crate::AuthLayer::max_credential_len).
+    ///
+    /// Defaults to 8 KiB.
+    fn max_credential_len(&self) -> usize {
+        8 * 1024
+    }
+
     /// Whether it accepts nothing that is no `token68` (RFC 9110 §11.2). Then the door looks at the
     /// form of what was refused only, to say so.
     fn refuses_malformed(&self) -> bool {
@@ -90,6 +98,11 @@ impl<A: Authenticate, B: Authenticate> Authenticate for Or<A, B> {
 
     fn shortest(&self) -> usize {
         self.first.shortest().min(self.second.shortest())
+    }
+
+    fn max_credential_len(&self) -> usize {
+        let (first, second) = (&self.first, &self.second);
+        first.max_credential_len().max(second.max_credential_len())
     }
 
     fn refuses_malformed(&self) -> bool {

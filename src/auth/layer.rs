@@ -33,6 +33,7 @@ impl<A: Authenticate> AuthLayer<A> {
     /// `X-API-Key`; where only tokens are accepted, from `Authorization: Bearer`.
     pub fn new(authenticate: A) -> Self {
         let (schemes, shortest) = (authenticate.schemes().to_vec(), authenticate.shortest());
+        let max_len = authenticate.max_credential_len();
         let sources = if schemes.contains(&Scheme::ApiKey) {
             Source::defaults()
         } else {
@@ -45,7 +46,7 @@ impl<A: Authenticate> AuthLayer<A> {
             marks: Vec::new(),
             rules: TakeRules {
                 keep: false,
-                max_len: 8 * 1024,
+                max_len,
                 ignored_schemes: Vec::new(),
                 ignored_query_params: Vec::new(),
                 shortest,
@@ -221,10 +222,25 @@ impl<A: Authenticate> AuthLayer<A> {
         self.set(|door| door.rules.ignored_query_params.extend(names))
     }
 
-    /// Sets how many bytes a credential may have: 8 KiB unless set. What is longer is
-    /// refused before it is looked at.
+    /// Sets the maximum length of a credential in bytes. Longer credentials are rejected with
+    /// 400, unread.
+    ///
+    /// Defaults to what the authenticator accepts: 8 KiB, or what
+    /// [`Jwt::max_len`](crate::auth::jwt::Jwt::max_len) says. It rarely needs to be called: it
+    /// does not make an authenticator accept more, and a warning is logged if `bytes` is more
+    /// than that. The server in front has a limit for headers too.
     #[must_use]
     pub fn max_credential_len(self, bytes: usize) -> Self {
+        let accepted = self.door.authenticate.max_credential_len();
+        if bytes > accepted {
+            tracing::warn!(
+                target: "tollgate",
+                bytes,
+                accepted,
+                "AuthLayer::max_credential_len: the authenticator accepts no credentials of that \
+                 length; for tokens call `Jwt::max_len`, which is enough: the layer follows it",
+            );
+        }
         self.set(|door| door.rules.max_len = bytes)
     }
 

@@ -121,8 +121,10 @@ impl Keyring {
         self.epoch.load(Ordering::Acquire) == epoch && self.is_good(now)
     }
 
+    /// Keys that are good until [`Timestamp::MAX`] are good at that instant too.
     fn is_good(&self, now: Timestamp) -> bool {
-        now.unix_nanos() < self.good_until.load(Ordering::Acquire)
+        let good_until = self.good_until.load(Ordering::Acquire);
+        now.unix_nanos() < good_until || good_until == Timestamp::MAX.unix_nanos()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

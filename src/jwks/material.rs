@@ -9,11 +9,11 @@ use curve25519_dalek::edwards::CompressedEdwardsY;
 use pkcs1::RsaPublicKeyRef;
 use pkcs1::der::Decode;
 use pkcs1::der::asn1::ObjectIdentifier;
-use pkcs1::der::pem::decode_vec;
 use spki::SubjectPublicKeyInfoRef;
 use zeroize::Zeroizing;
 
 use crate::jwks::algorithm::Algorithm;
+use crate::jwks::pem;
 
 /// A public key, or a secret.
 #[derive(Clone, Eq, PartialEq)]
@@ -63,8 +63,8 @@ impl Material {
         })
     }
 
-    /// A point on a curve, by its coordinates. That it is on the curve is for the
-    /// backend to find.
+    /// A point by its coordinates. Whether it is on the curve is for
+    /// [`check`](crate::jwks::verifier::check) to find.
     pub(crate) fn ec(curve: Curve, x: &[u8], y: &[u8]) -> Result<Self, Unusable> {
         // RFC 7518 §6.2.1.2: the full size of a coordinate, whatever its value.
         if x.len() != curve.coordinate() || y.len() != curve.coordinate() {
@@ -89,6 +89,10 @@ impl Material {
         match CompressedEdwardsY(bytes).decompress() {
             None => Err("the point is not on the curve"),
             Some(point) if point.is_small_order() => Err("the point is of small order"),
+            // RFC 8032 §5.1.3: there is one encoding of a point.
+            Some(point) if point.compress().as_bytes() != &bytes => {
+                Err("the encoding of the point is not canonical")
+            }
             Some(_) => Ok(Self::Ed25519(bytes)),
         }
     }
@@ -111,12 +115,20 @@ impl Material {
 
     /// A public key in PEM: `PUBLIC KEY` (RFC 5280) or `RSA PUBLIC KEY` (RFC 8017).
     pub(crate) fn pem(pem: &[u8]) -> Result<Self, Unusable> {
-        let (label, der) = decode_vec(pem.trim_ascii()).map_err(|_| "it is not PEM")?;
+        let (label, der) = pem::decode(pem)?;
         match label {
             "PUBLIC KEY" => Self::spki(&der),
             "RSA PUBLIC KEY" => Self::pkcs1(&der),
-            "CERTIFICATE" => Err("it is a certificate: extract the public key first"),
-            _ => Err("it is not a public key"),
+            "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
+                Err("it is a certificate; pass its public key: `openssl x509 -noout -pubkey`")
+            }
+            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Err(
+                "it is a certificate request; pass its public key: `openssl req -noout -pubkey`",
+            ),
+            private if private.ends_with("PRIVATE KEY") => {
+                Err("it is a private key; pass its public key: `openssl pkey -pubout`")
+            }
+            _ => Err("its label is not `PUBLIC KEY` or `RSA PUBLIC KEY`"),
         }
     }
 
@@ -142,6 +154,15 @@ impl Material {
     fn pkcs1(der: &[u8]) -> Result<Self, Unusable> {
         let key = RsaPublicKeyRef::from_der(der).map_err(|_| "it is not an RSA key")?;
         Self::rsa(key.modulus.as_bytes(), key.public_exponent.as_bytes())
+    }
+
+    /// The reason why a backend refuses a key of the right form.
+    pub(crate) const fn refused(&self) -> Unusable {
+        match self {
+            Self::Rsa { .. } => "the modulus or the exponent is not one of RSA",
+            Self::Ec { .. } | Self::Ed25519(_) => "the point is not on the curve",
+            Self::Secret(_) => "the secret cannot be used",
+        }
     }
 
     /// Whether signatures of that kind can be checked with it.
@@ -283,6 +304,18 @@ mod tests {
         for small in [one, signed_one, minus_one, [0; 32]] {
             assert!(Material::ed25519(&small).is_err(), "{small:?}");
         }
+    }
+
+    #[test]
+    fn ed25519_key_in_a_second_encoding_is_refused() {
+        // y = 3 is on the curve, and so is y = p + 3, which is the same.
+        let mut canonical = [0; 32];
+        canonical[0] = 3;
+        assert!(Material::ed25519(&canonical).is_ok());
+        let mut second = [0xff; 32];
+        (second[0], second[31]) = (0xf0, 0x7f);
+        let refused = Material::ed25519(&second).unwrap_err();
+        assert!(refused.contains("canonical"), "{refused}");
     }
 
     #[test]

@@ -9,9 +9,11 @@ mod algorithm;
 mod keyring;
 mod keys;
 mod material;
+mod pem;
 mod remote;
 mod ring;
 mod set;
+mod spelling;
 mod verifier;
 
 pub use algorithm::Algorithm;
@@ -22,6 +24,7 @@ pub use verifier::Backend;
 
 pub(crate) use keyring::Keyring;
 pub(crate) use keys::Origin;
-pub(crate) use remote::Remote;
-pub(crate) use ring::{Ring, Verdict};
-pub(crate) use set::MOST_KID;
+pub(crate) use remote::{LookUp, Remote, Wanted};
+pub(crate) use ring::{KeyName, Ring, Verdict};
+pub(crate) use set::{MOST_KID, unusable_keys};
+pub(crate) use spelling::is_similar;

@@ -24,6 +24,13 @@ struct Key {
 /// How many keys of one id are tried.
 const MOST_TRIED: usize = 4;
 
+/// The key that a token asks for.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct KeyName {
+    pub(crate) kid: Option<Box<str>>,
+    pub(crate) algorithm: Algorithm,
+}
+
 impl Ring {
     /// Binds each key to its algorithm: the one that it names, or else the first of the
     /// issuer's that it fits. Keys that `last` has are taken over from it.
@@ -53,7 +60,7 @@ impl Ring {
             let prepared = match bound {
                 Some(algorithm) => Verifier::new(&jwk.material, algorithm, backend)
                     .map(|verifier| (algorithm, verifier)),
-                None => Err("its algorithm is not accepted from this issuer"),
+                None => Err("`Issuer::algorithms` does not accept its algorithm"),
             };
             match prepared {
                 Ok((algorithm, verifier)) => {
@@ -79,9 +86,7 @@ impl Ring {
             .any(|key| key.jwk.kid.as_deref() == Some(kid))
     }
 
-    /// Whether the signature is one of the key that this token names. If it names none, it
-    /// is of the only key for its algorithm; if nobody has the name, of the only one that
-    /// has no name, as secrets and PEMs have none unless they are given one.
+    /// Verifies a signature with the keys that the token may mean.
     pub(crate) fn verify(
         &self,
         kid: Option<&str>,
@@ -89,17 +94,53 @@ impl Ring {
         message: &[u8],
         signature: &[u8],
     ) -> Verdict {
-        let fitting = self.keys.iter().filter(|key| key.algorithm == algorithm);
-        let is_named = |key: &&Arc<Key>| kid.is_some() && key.jwk.kid.as_deref() == kid;
-        let is_meant = |key: &&Arc<Key>| kid.is_none() || key.jwk.kid.is_none();
-        if fitting.clone().any(|key| is_named(&key)) {
-            return tried(fitting.filter(is_named), message, signature);
+        let mut keys = self.candidates(kid, algorithm).peekable();
+        if keys.peek().is_none() {
+            Verdict::NoKey
+        } else if keys.any(|key| key.verifier.verify(message, signature)) {
+            Verdict::Good
+        } else {
+            Verdict::Forged
         }
-        let meant = fitting.filter(is_meant);
-        if meant.clone().count() == 1 {
-            return tried(meant, message, signature);
-        }
-        Verdict::NoKey
+    }
+
+    /// Returns the keys that a token may mean: those with its `kid`. A token without one
+    /// means the only key for its algorithm. If no key has the `kid`, the only key without
+    /// one is meant: secrets and PEM files have none unless they are given one.
+    fn candidates(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = &Arc<Key>> {
+        let fitting = self
+            .keys
+            .iter()
+            .filter(move |key| key.algorithm == algorithm);
+        let has_kid = move |key: &Arc<Key>| kid.is_some() && key.jwk.kid.as_deref() == kid;
+        let is_named = fitting.clone().any(has_kid);
+        let meant = fitting.filter(move |key| {
+            if is_named {
+                has_kid(key)
+            } else {
+                kid.is_none() || key.jwk.kid.is_none()
+            }
+        });
+        let most = match meant.clone().count() {
+            _ if is_named => MOST_TRIED,
+            1 => 1,
+            _ => 0,
+        };
+        meant.take(most)
+    }
+
+    /// Returns whether a token would be verified with the same keys by `other`. `None` is a
+    /// ring without keys.
+    pub(crate) fn agrees_with(&self, other: Option<&Self>, name: &KeyName) -> bool {
+        let (kid, algorithm) = (name.kid.as_deref(), name.algorithm);
+        let theirs = other.into_iter();
+        let theirs = theirs.flat_map(|other| other.candidates(kid, algorithm));
+        let ours = self.candidates(kid, algorithm).map(|key| &key.jwk);
+        ours.eq(theirs.map(|key| &key.jwk))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -120,19 +161,6 @@ impl Ring {
 
     pub(crate) fn unusable(&self) -> &[UnusableKey] {
         &self.unusable
-    }
-}
-
-fn tried<'r>(
-    keys: impl Iterator<Item = &'r Arc<Key>>,
-    message: &[u8],
-    signature: &[u8],
-) -> Verdict {
-    let mut keys = keys.take(MOST_TRIED);
-    if keys.any(|key| key.verifier.verify(message, signature)) {
-        Verdict::Good
-    } else {
-        Verdict::Forged
     }
 }
 

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::config::ConfigError;
 use crate::jwks::algorithm::Algorithm;
 use crate::jwks::material::{Curve, Material, Unusable, base64url};
+use crate::jwks::verifier::check;
 
 /// Keys to verify tokens with, of one issuer.
 ///
@@ -72,11 +73,16 @@ impl KeySet {
     /// bits; points that are not on their curve, or of small order; and what is unknown.
     ///
     /// # Errors
-    /// If it is not a JWK Set, has more than 256 entries, or no usable key.
+    /// Returns `Err` if it is not a JWK Set, has more than 256 entries, or has no usable
+    /// key. The error says what is wrong with each of the first five keys.
     pub fn from_jwks(text: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let set = Self::parse(text.as_ref()).map_err(ConfigError::new)?;
+        let set = Self::parse(text.as_ref()).map_err(|reason| refused("from_jwks", reason))?;
         if set.keys.is_empty() {
-            return Err(ConfigError::new("no key of the set can be used"));
+            let reason = match unusable_keys(&set.unusable) {
+                None => "the set has no keys".to_owned(),
+                Some(keys) => format!("no key of the set can be used: {keys}"),
+            };
+            return Err(refused("from_jwks", &reason));
         }
         Ok(set)
     }
@@ -89,13 +95,28 @@ impl KeySet {
         Self::from_jwks(read(path.as_ref())?)
     }
 
-    /// One public key in PEM, `PUBLIC KEY` or `RSA PUBLIC KEY`, for one algorithm.
+    /// Reads one public key in PEM, `PUBLIC KEY` or `RSA PUBLIC KEY` (RFC 7468), for one
+    /// algorithm.
+    ///
+    /// Lines may have any length, be indented, end with CRLF, or be one line. A line break
+    /// may be written as `\n` with a backslash, as environment variables carry it.
+    ///
+    /// ```
+    /// use tollgate::jwks::{Algorithm, KeySet};
+    ///
+    /// let variable = r"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----";
+    /// assert!(KeySet::from_pem(Algorithm::Ed25519, variable).is_ok());
+    ///
+    /// let error = KeySet::from_pem(Algorithm::Ed25519, "-----BEGIN CERTIFICATE-----AAAA-----END CERTIFICATE-----");
+    /// assert!(error.unwrap_err().to_string().contains("openssl x509 -noout -pubkey"));
+    /// ```
     ///
     /// # Errors
-    /// If it is none, if it is not for that algorithm, or if it is too weak.
+    /// Returns `Err` if it is not a public key, if the key is not for that algorithm, or if
+    /// it is too weak.
     pub fn from_pem(algorithm: Algorithm, pem: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let material = Material::pem(pem.as_ref()).map_err(ConfigError::new)?;
-        Self::one(algorithm, material)
+        let material = Material::pem(pem.as_ref()).map_err(|reason| refused("from_pem", reason))?;
+        Self::one("from_pem", algorithm, material)
     }
 
     /// As [`KeySet::from_pem`], from a file.
@@ -119,8 +140,9 @@ impl KeySet {
         algorithm: Algorithm,
         secret: impl AsRef<[u8]>,
     ) -> Result<Self, ConfigError> {
-        let material = Material::secret(secret.as_ref(), algorithm).map_err(ConfigError::new)?;
-        Self::one(algorithm, material)
+        let material = Material::secret(secret.as_ref(), algorithm)
+            .map_err(|reason| refused("from_secret", reason))?;
+        Self::one("from_secret", algorithm, material)
     }
 
     /// One JWK (RFC 7517 §4) out of your own configuration, where it may be a secret
@@ -129,14 +151,15 @@ impl KeySet {
     /// # Errors
     /// If it cannot be used, for the reasons that [`KeySet::from_jwks`] names.
     pub fn from_jwk(text: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let not_json = |_| ConfigError::new("it is not a JWK");
-        let text =
-            std::str::from_utf8(text.as_ref()).map_err(|_| ConfigError::new("it is not a JWK"))?;
+        let not_a_jwk = || refused("from_jwk", "it is not a JWK");
+        let text = std::str::from_utf8(text.as_ref()).map_err(|_| not_a_jwk())?;
         if !text.trim_ascii_start().starts_with('{') {
-            return Err(ConfigError::new("it is not a JWK"));
+            return Err(not_a_jwk());
         }
-        let members: Members<'_> = serde_json::from_str(text).map_err(not_json)?;
-        let key = members.key(true).map_err(ConfigError::new)?;
+        let members: Members<'_> = serde_json::from_str(text).map_err(|_| not_a_jwk())?;
+        let key = members
+            .key(true)
+            .map_err(|reason| refused("from_jwk", reason))?;
         Ok(Self {
             keys: vec![key],
             unusable: Vec::new(),
@@ -151,10 +174,16 @@ impl KeySet {
         Self::from_jwk(read(path.as_ref())?)
     }
 
-    fn one(algorithm: Algorithm, material: Material) -> Result<Self, ConfigError> {
+    fn one(
+        constructor: &str,
+        algorithm: Algorithm,
+        material: Material,
+    ) -> Result<Self, ConfigError> {
         if !material.fits(algorithm) {
-            return Err(ConfigError::new("the key is not for that algorithm"));
+            let reason = format!("the key is not for {algorithm}: its type is {material:?}");
+            return Err(refused(constructor, &reason));
         }
+        check(&material).map_err(|reason| refused(constructor, reason))?;
         let key = Jwk {
             kid: None,
             alg: Some(algorithm),
@@ -301,6 +330,7 @@ impl Members<'_> {
         if alg.is_some_and(|alg| !material.fits(alg)) {
             return Err("it is not a key for its alg");
         }
+        check(&material)?;
         let kid = self.kid.as_deref().map(Box::from);
         Ok(Jwk { kid, alg, material })
     }
@@ -328,7 +358,7 @@ impl Members<'_> {
                 let secret = Zeroizing::new(base64url(secret)?);
                 Material::secret(&secret, algorithm)
             }
-            "oct" => Err("a secret in a public set is none"),
+            "oct" => Err("it is a secret, in a set that is public; read it by `KeySet::from_jwk`"),
             _ => Err("its kty is unknown"),
         }
     }
@@ -336,15 +366,41 @@ impl Members<'_> {
 
 impl fmt::Display for UnusableKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.kid().unwrap_or_default(), self.reason)
+        match self.kid() {
+            Some(kid) => match kid.char_indices().nth(MOST_SHOWN) {
+                Some((end, _)) => write!(f, "key {:?}…: {}", &kid[..end], self.reason),
+                None => write!(f, "key {kid:?}: {}", self.reason),
+            },
+            None => write!(f, "a key without a `kid`: {}", self.reason),
+        }
     }
+}
+
+/// The first of these keys and what is wrong with them. `None` if there are no such keys.
+pub(crate) fn unusable_keys(keys: &[UnusableKey]) -> Option<String> {
+    let shown: Vec<_> = keys.iter().take(5).map(ToString::to_string).collect();
+    let more = keys.len() - shown.len();
+    let mut text = shown.join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+fn refused(constructor: &str, reason: &str) -> ConfigError {
+    ConfigError::new(format!("`KeySet::{constructor}`: {reason}"))
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let text = std::fs::read(path).map(Zeroizing::new);
-    text.map_err(|error| ConfigError::new(format!("the keys cannot be read: {error}")))
+    text.map_err(|error| {
+        let path = path.display();
+        ConfigError::new(format!("`KeySet`: the file {path} cannot be read: {error}"))
+    })
 }
 
 const MOST_KEYS: usize = 256;
+/// Maximum number of characters of a `kid` in an error.
+const MOST_SHOWN: usize = 64;
 /// `kid` is opaque, and bounded.
 pub(crate) const MOST_KID: usize = 256;

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Sha256, Sha384, Sha512};
 
 use crate::jwks::algorithm::Algorithm;
-use crate::jwks::material::{Material, Unusable};
+use crate::jwks::material::{Curve, Material, Unusable};
 
 /// Which library checks signatures with public keys. HMAC is checked by the `hmac` crate
 /// whichever it is.
@@ -89,6 +89,22 @@ impl Verifier {
     }
 }
 
+/// Checks that signatures can be verified with a public key, whatever it is for: that its
+/// point is on the curve, and what else the default backend requires.
+pub(crate) fn check(material: &Material) -> Result<(), Unusable> {
+    let algorithm = match material {
+        Material::Rsa { .. } => Algorithm::Rs256,
+        Material::Ec { curve, .. } => match curve {
+            Curve::P256 => Algorithm::Es256,
+            Curve::P384 => Algorithm::Es384,
+            Curve::P521 => Algorithm::Es512,
+        },
+        Material::Ed25519(_) => Algorithm::Ed25519,
+        Material::Secret(_) => return Ok(()),
+    };
+    Verifier::new(material, algorithm, Backend::default()).map(drop)
+}
+
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Verifier(..)")
@@ -127,7 +143,7 @@ mod aws_lc {
             Material::Ed25519(point) => ParsedPublicKey::new(&ED25519, point),
             Material::Secret(_) => return Err(MISFIT),
         };
-        parsed.map_err(|_| "the backend refuses it")
+        parsed.map_err(|_| material.refused())
     }
 
     fn rsa(algorithm: Algorithm) -> Option<&'static RsaParameters> {
@@ -177,7 +193,7 @@ mod rust_crypto {
     pub(super) fn parse(material: &Material, algorithm: Algorithm) -> Result<Key, Unusable> {
         match material {
             Material::Rsa { n, e } => {
-                let key = rsa(n, e).ok_or(REFUSED)?;
+                let key = rsa(n, e).ok_or_else(|| material.refused())?;
                 Ok(match algorithm {
                     Algorithm::Rs256 => Key::Rs256(pkcs1v15::VerifyingKey::new(key)),
                     Algorithm::Rs384 => Key::Rs384(pkcs1v15::VerifyingKey::new(key)),
@@ -193,22 +209,22 @@ mod rust_crypto {
                 point,
             } => p256::ecdsa::VerifyingKey::from_sec1_bytes(point)
                 .map(Key::Es256)
-                .map_err(refused),
+                .map_err(|_| material.refused()),
             Material::Ec {
                 curve: Curve::P384,
                 point,
             } => p384::ecdsa::VerifyingKey::from_sec1_bytes(point)
                 .map(Key::Es384)
-                .map_err(refused),
+                .map_err(|_| material.refused()),
             Material::Ec {
                 curve: Curve::P521,
                 point,
             } => p521::ecdsa::VerifyingKey::from_sec1_bytes(point)
                 .map(Key::Es512)
-                .map_err(refused),
+                .map_err(|_| material.refused()),
             Material::Ed25519(point) => ed25519_dalek::VerifyingKey::from_bytes(point)
                 .map(Key::Ed25519)
-                .map_err(refused),
+                .map_err(|_| material.refused()),
             Material::Secret(_) => Err("it is not a key for its alg"),
         }
     }
@@ -248,12 +264,6 @@ mod rust_crypto {
     ) -> bool {
         S::try_from(signature).is_ok_and(|signature| key.verify(message, &signature).is_ok())
     }
-
-    fn refused<E>(_: E) -> Unusable {
-        REFUSED
-    }
-
-    const REFUSED: Unusable = "the backend refuses it";
 }
 
 #[cfg(all(test, feature = "jwt"))]
@@ -352,6 +362,25 @@ mod tests {
         let mut mac = <M as KeyInit>::new_from_slice(secret).unwrap();
         mac.update(MESSAGE);
         mac.finalize().into_bytes().to_vec()
+    }
+
+    #[test]
+    fn point_off_its_curve_is_refused_by_every_backend() {
+        for (algorithm, curve, size) in [
+            (Algorithm::Es256, Curve::P256, 32),
+            (Algorithm::Es384, Curve::P384, 48),
+            (Algorithm::Es512, Curve::P521, 66),
+        ] {
+            let material = Material::ec(curve, &vec![1; size], &vec![1; size]).unwrap();
+            for backend in [
+                Backend::AwsLcRs,
+                #[cfg(feature = "jwt-rust-crypto")]
+                Backend::RustCrypto,
+            ] {
+                let refused = Verifier::new(&material, algorithm, backend).unwrap_err();
+                assert_eq!(refused, "the point is not on the curve", "{backend:?}");
+            }
+        }
     }
 
     #[test]

@@ -85,6 +85,8 @@ causes! {
     TokenType = "token_type",
     /// No key is for the token.
     TokenKeyUnknown = "token_key_unknown",
+    /// The key that the token names is not known, and could not be looked up.
+    TokenKeyUnavailable = "token_key_unavailable",
     /// The signature of the token is wrong.
     TokenSignature = "token_signature",
     /// The claims of the token are no claims, or one is missing.

@@ -256,6 +256,11 @@ impl Rejection {
             Reason::Internal => {
                 tracing::error!(target: "tollgate::rejection", code, cause, "refused");
             }
+            // Anybody can send tokens with unknown `kid`s: that their issuer is asked too
+            // often is logged by what fetches its keys, and not for each token.
+            Reason::VerifierUnavailable if self.cause == Cause::TokenKeyUnavailable => {
+                tracing::debug!(target: "tollgate::rejection", code, cause, "refused");
+            }
             Reason::LimiterUnavailable | Reason::VerifierUnavailable => {
                 tracing::warn!(target: "tollgate::rejection", code, cause, "refused");
             }

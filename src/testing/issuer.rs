@@ -113,6 +113,19 @@ impl TestIssuer {
         state.keys.push((kid, Arc::new(signer)));
     }
 
+    /// Replaces the key that signs with a new one under the same `kid`, as some issuers do.
+    ///
+    /// # Panics
+    /// Panics if the system has no randomness.
+    #[track_caller]
+    pub fn replace_key(&self) {
+        let mut state = self.state();
+        let signer = Arc::new(Signer::generate(state.algorithm));
+        if let Some((_, last)) = state.keys.last_mut() {
+            *last = signer;
+        }
+    }
+
     /// Takes all keys out of the set but the one that signs.
     pub fn withdraw_old(&self) {
         let mut state = self.state();
@@ -270,6 +283,12 @@ impl TokenBuilder {
     /// Sets any member of the header.
     pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.header.insert(name.into(), value.into());
+        self
+    }
+
+    /// Removes a member of the header, such as `kid`.
+    pub fn without_header(mut self, name: &str) -> Self {
+        self.header.remove(name);
         self
     }
 

@@ -17,8 +17,11 @@ mod greeter;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod headers;
+mod issuer_config;
 mod jwt_attacks;
 mod key_format;
+mod key_lookups;
+mod key_sets;
 mod keys;
 mod lapse;
 mod leaks;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -95,7 +96,8 @@ impl Issuer {
     }
 
     /// Accepts these algorithms only. Unless set, they are those of the keys, if they
-    /// are secrets, and [`Algorithm::ASYMMETRIC`] else: secrets and public keys never mix.
+    /// are secrets, and [`Algorithm::ASYMMETRIC`] else. An issuer has secrets or public keys,
+    /// and never both (RFC 8725 §2.1).
     pub fn algorithms(mut self, algorithms: impl IntoIterator<Item = Algorithm>) -> Self {
         self.algorithms = Some(algorithms.into_iter().collect());
         self
@@ -238,6 +240,7 @@ impl Issuer {
             mapping: self.mapping,
             source,
             resolve: self.resolve,
+            misspelled: AtomicBool::new(false),
         })
     }
 
@@ -265,9 +268,19 @@ impl Issuer {
 
     fn accepted_algorithms(&self) -> Result<Vec<Algorithm>, ConfigError> {
         let secret = |algorithm: &Algorithm| algorithm.least_secret().is_some();
-        // RFC 8725 §2.1: what is public for one kind is the secret of the other.
-        let mixed = || ConfigError::new("secrets and public keys do not mix");
-        let secrets = self.keys.secret_algorithms().ok_or_else(mixed)?;
+        let refused = |reason: &str| {
+            let issuer = &self.issuer;
+            ConfigError::new(format!("Jwt::issuer({issuer:?}): {reason}"))
+        };
+        let secrets = self.keys.secret_algorithms().ok_or_else(|| {
+            // RFC 8725 §2.1.
+            refused(
+                "the keys are HMAC secrets and public keys, so that a public key could be used \
+                 as a secret; call `.keys(..)` with one kind: with the public keys \
+                 (`KeySet::from_jwks`, which leaves secrets out, or `KeySet::from_pem`), or with \
+                 the secret (`KeySet::from_secret`, or `KeySet::from_jwk` for a JWK)",
+            )
+        })?;
         let accepted = match &self.algorithms {
             Some(algorithms) => algorithms.clone(),
             None if secrets.is_empty() => Algorithm::ASYMMETRIC.into(),
@@ -277,8 +290,20 @@ impl Issuer {
             return Err(ConfigError::new("an issuer signs with some algorithm"));
         }
         let is_secret = accepted.iter().any(secret);
-        if is_secret && (!accepted.iter().all(secret) || self.keys.is_public()) {
-            return Err(mixed());
+        if is_secret && !accepted.iter().all(secret) {
+            let names: Vec<_> = accepted.iter().map(|named| named.as_str()).collect();
+            return Err(refused(&format!(
+                "`.algorithms([{}])` has algorithms for secrets and for public keys; call \
+                 `.algorithms(..)` with one kind",
+                names.join(", "),
+            )));
+        }
+        if is_secret && self.keys.is_public() {
+            return Err(refused(
+                "HS256, HS384 and HS512 need a secret, and keys that are fetched are public; call \
+                 `.keys(KeySet::from_secret(..))`, or leave these algorithms out of \
+                 `.algorithms(..)`",
+            ));
         }
         Ok(accepted)
     }

@@ -79,6 +79,8 @@ mod source;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::future::join_all;
 use zeroize::Zeroizing;
@@ -88,7 +90,7 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
-use crate::jwks::{FetchError, KeyStatus, Verdict};
+use crate::jwks::{Algorithm, FetchError, KeyName, KeyStatus, Verdict, Wanted, is_similar};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -99,7 +101,7 @@ use header::{Header, Headers};
 use mapping::Mapping;
 use policy::{Policy, invalid};
 use resolve::Resolve;
-use source::{Source, Wanted};
+use source::{Source, refusal};
 
 pub use issuer::Issuer;
 pub use resolve::Resolved;
@@ -126,10 +128,16 @@ struct Trusted {
     mapping: Mapping,
     source: Source,
     resolve: Option<Arc<Resolve>>,
+    /// It was logged that tokens spell the issuer differently.
+    misspelled: AtomicBool,
 }
 
 impl Jwt {
     /// Starts with an issuer, by the exact text of its `iss`.
+    ///
+    /// Slashes at the end and letter case matter. A warning is logged once if a token is
+    /// rejected whose `iss` differs only by a trailing slash, the letter case of scheme and
+    /// host, or `http` in place of `https`.
     pub fn issuer(issuer: impl Into<Box<str>>) -> Issuer {
         Issuer::new(issuer)
     }
@@ -179,11 +187,41 @@ impl Jwt {
         self.set(|shared| shared.cache = (tokens > 0).then(|| TokenCache::new(tokens)))
     }
 
-    /// Sets how many bytes a token may have: 8 KiB unless set. See also
-    /// [`AuthLayer::max_credential_len`](crate::AuthLayer::max_credential_len).
+    /// Sets the maximum length of a token in bytes.
+    ///
+    /// Defaults to 8 KiB. An [`AuthLayer`](crate::AuthLayer) that is made with it accepts
+    /// credentials of that length too, unless its
+    /// [`max_credential_len`](crate::AuthLayer::max_credential_len) is set. Tokens of more than
+    /// 4 KiB are verified each time.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use http::{Request, Response, StatusCode};
+    /// use tollgate::testing::TestIssuer;
+    /// use tollgate::{AuthLayer, Jwt};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let authority = TestIssuer::new("https://id.example.com/");
+    /// let jwt = Jwt::issuer("https://id.example.com/")
+    ///     .audience("https://api.example.com")
+    ///     .keys(authority.keys())
+    ///     .build()?
+    ///     .max_len(32 * 1024);
+    /// let service = AuthLayer::new(jwt).layer(service_fn(|_: Request<()>| async {
+    ///     Ok::<_, std::convert::Infallible>(Response::new(()))
+    /// }));
+    ///
+    /// let token = authority.token("ann").audience("https://api.example.com");
+    /// let token = token.claim("groups", "g".repeat(15_000)).sign();
+    /// let request = Request::get("/").header("authorization", format!("Bearer {token}")).body(())?;
+    /// assert_eq!(service.oneshot(request).await?.status(), StatusCode::OK);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Panics
-    /// If it is 0, or it was cloned already.
+    /// Panics if it is 0, or if the verifier was cloned already.
     #[must_use]
     #[track_caller]
     pub fn max_len(self, bytes: usize) -> Self {
@@ -244,7 +282,7 @@ impl Authenticate for Jwt {
             Ok(Judged::Good(identity, issuer)) => shared.conclude(identity, issuer, now),
             Ok(Judged::Waits(issuer, wanted)) => {
                 let (shared, token) = (Arc::clone(shared), Zeroizing::new(Box::from(token)));
-                shared.fetch_and_judge(token, issuer, &wanted, now)
+                shared.look_up_and_judge(token, issuer, wanted, now)
             }
             Err(rejection) => Err(rejection).into(),
         })
@@ -266,6 +304,10 @@ impl Authenticate for Jwt {
         "eyJhbGciOiIifQ..".len()
     }
 
+    fn max_credential_len(&self) -> usize {
+        self.shared.max_len
+    }
+
     fn schemes(&self) -> &[Scheme] {
         &[Scheme::Bearer]
     }
@@ -275,7 +317,7 @@ impl Authenticate for Jwt {
 enum Judged {
     /// It is good, and one of that issuer.
     Good(Identity, usize),
-    /// Keys of that issuer must be fetched first.
+    /// A key of that issuer must be looked up first.
     Waits(usize, Wanted),
 }
 
@@ -297,11 +339,20 @@ impl Shared {
         let trusted = &self.issuers[issuer];
         let claims =
             Claims::read(text, &trusted.mapping.scopes).map_err(|_| invalid(Cause::TokenClaims))?;
-        let epoch = match trusted.verify(&compact, &header, &claims, now)? {
+        let policy = &trusted.policy;
+        let algorithm = trusted.judge_header(&header)?;
+        if claims.issuer.as_deref() != Some(&*policy.issuer) {
+            return Err(self.refuse_issuer(&claims));
+        }
+        let epoch = match trusted.verify(&compact, &header, algorithm, now)? {
             Ok(epoch) => epoch,
+            // A token that is refused with any key is not worth a fetch: those that the last
+            // key has signed would use up the budget long after they expired.
+            Err(wanted) if wanted.tried.is_some() && !policy.may_be_good(&claims, now) => {
+                return Err(refusal(&wanted, now));
+            }
             Err(wanted) => return Ok(Judged::Waits(issuer, wanted)),
         };
-        let policy = &trusted.policy;
         policy.judge_contents(&claims).map_err(invalid)?;
         if let Err(rejection) = policy.judge_times(claims.times, now) {
             let holder = trusted.mapping.identity(&policy.issuer, claims, text);
@@ -367,7 +418,27 @@ impl Shared {
         self.issuers
             .iter()
             .position(|trusted| claims.issuer.as_deref() == Some(&*trusted.policy.issuer))
-            .ok_or_else(|| invalid(Cause::TokenIssuer))
+            .ok_or_else(|| self.refuse_issuer(&claims))
+    }
+
+    /// Returns the rejection of a token of another issuer. Logs a probably misspelled issuer,
+    /// once for each configured one, since anybody can send such tokens.
+    fn refuse_issuer(&self, claims: &Claims<'_>) -> Rejection {
+        let issuer = claims.issuer.as_deref().unwrap_or_default();
+        for trusted in &self.issuers {
+            let configured = &trusted.policy.issuer;
+            if is_similar(configured, issuer) && !trusted.misspelled.swap(true, Relaxed) {
+                tracing::warn!(
+                    target: "tollgate",
+                    configured = ?configured,
+                    token = ?issuer,
+                    "a token was rejected since its `iss` is not the configured issuer, but \
+                     differs only by a trailing slash, letter case or http and https; the two \
+                     must be equal: call `Jwt::issuer` with the text that the tokens have",
+                );
+            }
+        }
+        invalid(Cause::TokenIssuer)
     }
 
     /// Asks the hook, if there is one.
@@ -391,38 +462,30 @@ impl Shared {
         })
     }
 
-    fn fetch_and_judge(
+    fn look_up_and_judge(
         self: Arc<Self>,
         token: Zeroizing<Box<[u8]>>,
         issuer: usize,
-        wanted: &Wanted,
+        wanted: Wanted,
         now: Timestamp,
     ) -> Pending<Result<Identity, Rejection>> {
-        let Some(fetched) = self.issuers[issuer].source.fetch(wanted, now) else {
-            return Err(self.issuers[issuer].source.refusal(wanted, now)).into();
+        let looked_up = match self.issuers[issuer].source.look_up(wanted, now) {
+            Pending::Ready(Err(rejection)) => return Err(rejection).into(),
+            looked_up => looked_up,
         };
         Pending::later(async move {
-            fetched.wait().await;
+            looked_up.wait().await?;
             match self.judge(&token, now)? {
                 Judged::Good(identity, issuer) => self.conclude(identity, issuer, now).wait().await,
-                Judged::Waits(issuer, wanted) => {
-                    Err(self.issuers[issuer].source.refusal(&wanted, now))
-                }
+                Judged::Waits(_, wanted) => Err(refusal(&wanted, now)),
             }
         })
     }
 }
 
 impl Trusted {
-    /// The epoch of the keys that have signed it, or those that are missing. What a token
-    /// claims is not believed before.
-    fn verify(
-        &self,
-        compact: &Compact<'_>,
-        header: &Header,
-        claims: &Claims<'_>,
-        now: Timestamp,
-    ) -> Result<Result<u64, Wanted>, Rejection> {
+    /// Judges how a token says that it is signed, and of which type it is.
+    fn judge_header(&self, header: &Header) -> Result<Algorithm, Rejection> {
         let policy = &self.policy;
         let algorithm = header
             .algorithm
@@ -431,27 +494,37 @@ impl Trusted {
         if !policy.accepts_type(header.typ.as_deref()) {
             return Err(invalid(Cause::TokenType));
         }
-        if claims.issuer.as_deref() != Some(&*policy.issuer) {
-            return Err(invalid(Cause::TokenIssuer));
-        }
+        Ok(algorithm)
+    }
+
+    /// The epoch of the keys that have signed it, or the key that is missing. What a token
+    /// claims is not believed before.
+    fn verify(
+        &self,
+        compact: &Compact<'_>,
+        header: &Header,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<Result<u64, Wanted>, Rejection> {
         let mut buffer = [0; MOST_SIGNATURE];
         let signature = compact.signature(&mut buffer).map_err(invalid)?;
-        self.source.tick(now);
-        let Some(current) = self.source.keyring().current(now) else {
-            return Ok(Err(Wanted::Any));
-        };
         let kid = header.kid.as_deref();
-        match current
-            .ring
-            .verify(kid, algorithm, compact.signed, signature)
-        {
-            Verdict::Good => Ok(Ok(current.epoch)),
-            // A key without an id was tried for one that is perhaps to come.
-            verdict => match kid {
-                Some(kid) if !current.ring.knows(kid) => Ok(Err(Wanted::Key(kid.into()))),
-                _ if verdict == Verdict::Forged => Err(invalid(Cause::TokenSignature)),
-                _ => Err(invalid(Cause::TokenKeyUnknown)),
+        let wanted = |tried, verdict| Wanted {
+            name: KeyName {
+                kid: kid.map(Box::from),
+                algorithm,
             },
+            tried,
+            verdict,
+        };
+        let Some(current) = self.source.keyring().current(now) else {
+            return Ok(Err(wanted(None, Verdict::NoKey)));
+        };
+        self.source.tick(now);
+        let ring = current.ring;
+        match ring.verify(kid, algorithm, compact.signed, signature) {
+            Verdict::Good => Ok(Ok(current.epoch)),
+            verdict => Ok(Err(wanted(Some(ring), verdict))),
         }
     }
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use crate::auth::jwt::policy::invalid;
 use crate::clock::Timestamp;
 use crate::config::ConfigError;
-use crate::jwks::{Algorithm, Backend, FetchError, KeyStatus, Keyring, Keys, Origin, Remote, Ring};
+use crate::jwks::{
+    Algorithm, Backend, FetchError, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring,
+    Verdict, Wanted, unusable_keys,
+};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Rejection};
 
@@ -13,15 +16,6 @@ use crate::rejection::{Cause, Rejection};
 pub(super) enum Source {
     Fixed(Keyring),
     Remote(Remote),
-}
-
-/// Why keys have to be fetched before a token can be judged.
-#[derive(Debug)]
-pub(super) enum Wanted {
-    /// There are none.
-    Any,
-    /// There is none of this id.
-    Key(Box<str>),
 }
 
 impl Source {
@@ -35,7 +29,13 @@ impl Source {
             Origin::Set(set) => {
                 let ring = Ring::prepare(set, algorithms, backend, None);
                 if ring.is_empty() {
-                    return Err(ConfigError::new("the issuer has no usable key"));
+                    let reason = match unusable_keys(ring.unusable()) {
+                        Some(keys) => format!("no key can be used: {keys}"),
+                        None => "the key set is empty; call `.keys(..)` with a key".to_owned(),
+                    };
+                    return Err(ConfigError::new(format!(
+                        "Jwt::issuer({issuer:?}): {reason}"
+                    )));
                 }
                 Ok(Self::Fixed(Keyring::fixed(ring)))
             }
@@ -59,24 +59,31 @@ impl Source {
         }
     }
 
-    /// Fetches the keys, if there is a point in it.
-    pub(super) fn fetch(&self, wanted: &Wanted, now: Timestamp) -> Option<Pending<()>> {
-        match (self, wanted) {
-            (Self::Fixed(_), _) => None,
-            (Self::Remote(remote), Wanted::Any) => Some(remote.obtain(now)),
-            (Self::Remote(remote), Wanted::Key(kid)) => remote.find(kid, now).map(Pending::Later),
-        }
-    }
-
-    /// What a client is told if the keys are not there after all.
-    pub(super) fn refusal(&self, wanted: &Wanted, now: Timestamp) -> Rejection {
-        match (wanted, self) {
-            (Wanted::Key(_), _) => invalid(Cause::TokenKeyUnknown),
-            (Wanted::Any, Self::Fixed(_)) => Rejection::unavailable(Cause::KeysUnavailable, now),
-            (Wanted::Any, Self::Remote(remote)) => {
-                Rejection::unavailable(Cause::KeysUnavailable, now)
-                    .with_retry_after(remote.retry_after(now))
+    /// Asks the issuer for a key that is missing, or that perhaps was replaced.
+    ///
+    /// # Errors
+    /// Returns the rejection of the token, unless there are other keys for it now.
+    pub(super) fn look_up(&self, wanted: Wanted, now: Timestamp) -> Pending<Result<(), Rejection>> {
+        let Self::Remote(remote) = self else {
+            return Err(refusal(&wanted, now)).into();
+        };
+        let (refused, had_keys) = (refusal(&wanted, now), wanted.tried.is_some());
+        let conclude = move |found| match found {
+            LookUp::Changed => Ok(()),
+            LookUp::Same | LookUp::Absent if had_keys => Err(refused),
+            LookUp::Same | LookUp::Absent => Err(invalid(Cause::TokenKeyUnknown)),
+            LookUp::Unavailable(wait) => {
+                let cause = if had_keys {
+                    Cause::TokenKeyUnavailable
+                } else {
+                    Cause::KeysUnavailable
+                };
+                Err(Rejection::unavailable(cause, now).with_retry_after(wait))
             }
+        };
+        match remote.look_up(wanted, now) {
+            Pending::Ready(found) => conclude(found).into(),
+            Pending::Later(found) => Pending::later(async move { conclude(found.await) }),
         }
     }
 
@@ -92,5 +99,14 @@ impl Source {
             Self::Fixed(_) => Ok(()),
             Self::Remote(remote) => remote.warm_up().await,
         }
+    }
+}
+
+/// The rejection of a token that is not good by the keys that there are.
+pub(super) fn refusal(wanted: &Wanted, now: Timestamp) -> Rejection {
+    match (&wanted.tried, wanted.verdict) {
+        (None, _) => Rejection::unavailable(Cause::KeysUnavailable, now),
+        (Some(_), Verdict::Forged) => invalid(Cause::TokenSignature),
+        (Some(_), _) => invalid(Cause::TokenKeyUnknown),
     }
 }

@@ -6,44 +6,121 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::Uri;
 use http::uri::Authority;
 
-/// A URL with `https`, or with `http` on this machine where that is allowed, without a
-/// user and without a fragment.
+use crate::config::ConfigError;
+
+/// A URL with `https`, or with `http` where that is allowed, without a user and without a
+/// fragment.
 #[derive(Clone, Eq, PartialEq)]
 pub(crate) struct Address {
     uri: Uri,
 }
 
+/// The hosts that keys may be fetched from without TLS.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PlainHttp {
+    pub(crate) loopback: bool,
+    hosts: Vec<Host>,
+}
+
+impl PlainHttp {
+    pub(crate) const fn new(loopback: bool) -> Self {
+        Self {
+            loopback,
+            hosts: Vec::new(),
+        }
+    }
+
+    /// Adds a host by its name or address.
+    pub(crate) fn add(&mut self, host: &str) -> Result<(), ConfigError> {
+        let authority: Option<Authority> = host.parse().ok();
+        let alone = authority.filter(|authority| authority.host() == host);
+        let Some(host) = alone.as_ref().and_then(Host::of) else {
+            return Err(ConfigError::new(format!(
+                "`RemoteKeys::dangerous_allow_http_hosts`: {:?} is not a host name or an IP \
+                 address; write it without scheme, port and path, and IPv6 in brackets",
+                shown(host),
+            )));
+        };
+        self.hosts.push(host);
+        Ok(())
+    }
+
+    fn allows(&self, host: &Host) -> bool {
+        (self.loopback && host.is_loopback()) || self.hosts.contains(host)
+    }
+}
+
+/// Why a URL is not one that keys may be fetched from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Refused {
+    Because(&'static str),
+    /// It is not `https`, and its host is this one.
+    PlainHttp(String),
+}
+
+impl From<&'static str> for Refused {
+    fn from(reason: &'static str) -> Self {
+        Self::Because(reason)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Because(reason) => f.write_str(reason),
+            Self::PlainHttp(host) => write!(
+                f,
+                "it is not https; use https, or call `RemoteKeys::allow_loopback_http` for a key \
+                 server on this machine, or `RemoteKeys::dangerous_allow_http_hosts([{host:?}])` \
+                 for one inside a cluster",
+            ),
+        }
+    }
+}
+
 impl Address {
-    /// One that was configured.
-    pub(crate) fn parse(text: &str, loopback_http: bool) -> Result<Self, &'static str> {
+    /// A URL that was configured.
+    pub(crate) fn parse(text: &str, plain: &PlainHttp) -> Result<Self, Refused> {
+        let address = Self::read(text)?;
+        if address.is_https() {
+            return Ok(address);
+        }
+        let authority = address.uri.authority().map_or("", Authority::host);
+        if address.has_scheme("http") && !plain.allows(&address.host()) {
+            return Err(Refused::PlainHttp(shown(authority)));
+        }
+        if !address.has_scheme("http") {
+            return Err("its scheme is not https".into());
+        }
+        Ok(address)
+    }
+
+    /// A URL of any scheme.
+    fn read(text: &str) -> Result<Self, &'static str> {
         if text.contains('#') {
             return Err("it has a fragment");
         }
-        let uri: Uri = text.parse().map_err(|_| "it is no URL")?;
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            return Err("it is no absolute URL");
+        let uri: Uri = text.parse().map_err(|_| "it is not a URL")?;
+        let (Some(_), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err("it is not an absolute URL");
         };
         if authority.as_str().contains('@') {
-            return Err("it has a user in it");
+            return Err("it has a user name in it");
         }
         check_port(authority)?;
-        let host = Host::of(authority).ok_or("its host is none")?;
-        let is_http = scheme.eq_ignore_ascii_case("http") && loopback_http && host.is_loopback();
-        if !scheme.eq_ignore_ascii_case("https") && !is_http {
-            return Err("it is not https");
-        }
+        Host::of(authority).ok_or("its host is not a host name or an IP address")?;
         Ok(Self { uri })
     }
 
     /// One that stands in a document which came from this one. It may be of another
     /// host, but not of one that only we can reach (RFC 8725bis §3.10): who writes the
     /// document is not to choose whom we talk to in our own network.
-    pub(crate) fn lead_to(&self, text: &str, loopback_http: bool) -> Result<Self, &'static str> {
-        let found = Self::parse(text, loopback_http)?;
+    pub(crate) fn lead_to(&self, text: &str, plain: &PlainHttp) -> Result<Self, Refused> {
+        let found = Self::parse(text, plain)?;
         let (ours, theirs) = (self.host(), found.host());
-        let is_allowed = theirs.is_public() || (loopback_http && theirs.is_loopback());
+        let is_allowed = theirs.is_public() || (plain.loopback && theirs.is_loopback());
         if ours != theirs && !is_allowed {
-            return Err("it is not a public host");
+            return Err("it is not a public host".into());
         }
         Ok(found)
     }
@@ -54,19 +131,19 @@ impl Address {
         let location = location.split('#').next()?;
         let text = if let Some(authority) = location.strip_prefix("//") {
             format!("{}://{authority}", self.uri.scheme_str()?)
-        } else if has_scheme(location) {
+        } else if is_absolute(location) {
             location.to_owned()
         } else {
             format!("{}{}", self.origin(), self.path_of(location))
         };
         // Whether http is allowed was decided when this address was: the origin is the same.
-        let next = Self::parse(&text, true).ok()?;
+        let next = Self::read(&text).ok()?;
         self.has_origin_of(&next).then_some(next)
     }
 
     /// The same origin, with this path.
     pub(crate) fn at(&self, path: &str) -> Result<Self, &'static str> {
-        Self::parse(&format!("{}{path}", self.origin()), true)
+        Self::read(&format!("{}{path}", self.origin()))
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -82,12 +159,16 @@ impl Address {
     }
 
     pub(crate) fn is_https(&self) -> bool {
+        self.has_scheme("https")
+    }
+
+    fn has_scheme(&self, name: &str) -> bool {
         let scheme = self.uri.scheme_str().unwrap_or_default();
-        scheme.eq_ignore_ascii_case("https")
+        scheme.eq_ignore_ascii_case(name)
     }
 
     fn has_origin_of(&self, other: &Self) -> bool {
-        self.is_https() == other.is_https()
+        other.has_scheme(self.uri.scheme_str().unwrap_or_default())
             && self.host() == other.host()
             && self.port() == other.port()
     }
@@ -145,8 +226,8 @@ impl fmt::Debug for Address {
     }
 }
 
-#[derive(Debug, Eq, PartialEq)]
-enum Host {
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Host {
     Ip(IpAddr),
     Name(String),
 }
@@ -231,8 +312,19 @@ fn check_port(authority: &Authority) -> Result<(), &'static str> {
     is_good.then_some(()).ok_or("its port is none")
 }
 
+/// A URL as errors may show it: without a user name and without its query, which may be
+/// secrets, and not at any length.
+pub(crate) fn shown(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let url = &url[..end];
+    let url = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
+    url.chars().take(MOST_SHOWN).collect()
+}
+
+const MOST_SHOWN: usize = 200;
+
 /// RFC 3986 §3.1.
-fn has_scheme(text: &str) -> bool {
+fn is_absolute(text: &str) -> bool {
     let Some((scheme, _)) = text.split_once(':') else {
         return false;
     };
@@ -242,6 +334,93 @@ fn has_scheme(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const STRICT: PlainHttp = PlainHttp {
+        loopback: false,
+        hosts: Vec::new(),
+    };
+    const LOOPBACK: PlainHttp = PlainHttp {
+        loopback: true,
+        hosts: Vec::new(),
+    };
+
+    fn hosts(names: &[&str]) -> PlainHttp {
+        let mut plain = PlainHttp::default();
+        for name in names {
+            plain.add(name).unwrap();
+        }
+        plain
+    }
+
+    #[test]
+    fn http_is_for_the_hosts_that_are_listed() {
+        let plain = hosts(&["keycloak", "10.0.0.5", "[fd00::1]", "ID.svc.cluster.local"]);
+        for (text, is_allowed) in [
+            ("http://keycloak:8080/realms/a", true),
+            ("HTTP://KEYCLOAK/", true),
+            ("http://keycloak./", true),
+            ("http://10.0.0.5/", true),
+            ("http://[fd00::1]:8080/", true),
+            ("http://[fd00:0::1]/", true),
+            ("http://id.svc.cluster.local/", true),
+            ("https://other.example.com/", true),
+            ("http://keycloak.example.com/", false),
+            ("http://a.keycloak/", false),
+            ("http://10.0.0.6/", false),
+            ("http://localhost/", false),
+            ("http://169.254.169.254/", false),
+            ("http://user@keycloak/", false),
+            ("ftp://keycloak/", false),
+        ] {
+            let parsed = Address::parse(text, &plain);
+            assert_eq!(parsed.is_ok(), is_allowed, "{text}");
+        }
+        let from = Address::parse("http://keycloak:8080/", &plain).unwrap();
+        let to = |text| from.lead_to(text, &plain).is_ok();
+        assert!(to("http://keycloak:8080/certs") && to("http://keycloak/certs"));
+        assert!(to("http://id.svc.cluster.local/certs"));
+        // A list of hosts for http is not one of private addresses.
+        assert!(!to("http://10.0.0.5/") && !to("https://10.0.0.5/"));
+        assert!(!to("http://localhost/") && !to("http://id.example.com/"));
+        assert!(from.redirected("/keys").is_some());
+        assert!(from.redirected("https://keycloak:8080/keys").is_none());
+        assert!(from.redirected("http://10.0.0.5/keys").is_none());
+    }
+
+    #[test]
+    fn list_of_hosts_has_names_and_addresses_only() {
+        for bad in [
+            "",
+            "http://keycloak:8080",
+            "keycloak:8080",
+            "keycloak/",
+            "user@keycloak",
+            "*.example.com",
+            "fd00::1",
+            "127.1",
+            "10.0.0.0/8",
+            "a b",
+        ] {
+            let error = PlainHttp::default().add(bad).unwrap_err().to_string();
+            assert!(error.contains("dangerous_allow_http_hosts"), "{error}");
+        }
+    }
+
+    #[test]
+    fn shown_url_has_no_secrets() {
+        for (url, expected) in [
+            (
+                "https://id.example.com/a?token=1#b",
+                "https://id.example.com/a",
+            ),
+            ("https://u:p@id.example.com/", "id.example.com/"),
+            ("u:p@x@id", "id"),
+            ("", ""),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+        assert_eq!(shown(&"é".repeat(1000)).chars().count(), 200);
+    }
 
     #[test]
     fn only_https_or_http_on_this_machine_if_that_is_allowed() {
@@ -275,14 +454,15 @@ mod tests {
             ("", false, false),
         ];
         for (text, strict, with_loopback) in table {
-            assert_eq!(Address::parse(text, false).is_ok(), strict, "{text}");
-            assert_eq!(Address::parse(text, true).is_ok(), with_loopback, "{text}");
+            assert_eq!(Address::parse(text, &STRICT).is_ok(), strict, "{text}");
+            let loopback = Address::parse(text, &LOOPBACK);
+            assert_eq!(loopback.is_ok(), with_loopback, "{text}");
         }
     }
 
     #[test]
     fn a_redirect_stays_at_its_origin() {
-        let from = Address::parse("https://id.example.com/a/b?c", false).unwrap();
+        let from = Address::parse("https://id.example.com/a/b?c", &STRICT).unwrap();
         let table = [
             ("/keys", Some("https://id.example.com/keys")),
             ("keys?x=1#y", Some("https://id.example.com/a/keys?x=1")),
@@ -316,8 +496,8 @@ mod tests {
 
     #[test]
     fn a_document_leads_to_no_host_that_only_we_can_reach() {
-        let from = Address::parse("https://id.example.com/", false).unwrap();
-        let allowed = |text| from.lead_to(text, false).is_ok();
+        let from = Address::parse("https://id.example.com/", &STRICT).unwrap();
+        let allowed = |text| from.lead_to(text, &STRICT).is_ok();
         assert!(allowed("https://www.googleapis.com/oauth2/v3/certs"));
         assert!(allowed("https://id.example.com/keys"));
         assert!(allowed("https://93.184.216.34/"));
@@ -340,16 +520,16 @@ mod tests {
         ] {
             assert!(!allowed(private), "{private}");
         }
-        let inside = Address::parse("https://10.0.0.5/", false).unwrap();
-        assert!(inside.lead_to("https://10.0.0.5/keys", false).is_ok());
-        assert!(inside.lead_to("https://10.0.0.6/keys", false).is_err());
-        let here = Address::parse("http://127.0.0.1:1/", true).unwrap();
-        assert!(here.lead_to("http://localhost:2/keys", true).is_ok());
+        let inside = Address::parse("https://10.0.0.5/", &STRICT).unwrap();
+        assert!(inside.lead_to("https://10.0.0.5/keys", &STRICT).is_ok());
+        assert!(inside.lead_to("https://10.0.0.6/keys", &STRICT).is_err());
+        let here = Address::parse("http://127.0.0.1:1/", &LOOPBACK).unwrap();
+        assert!(here.lead_to("http://localhost:2/keys", &LOOPBACK).is_ok());
     }
 
     #[test]
     fn what_is_printed_has_no_query() {
-        let address = Address::parse("https://id.example.com/keys?token=1", false).unwrap();
+        let address = Address::parse("https://id.example.com/keys?token=1", &STRICT).unwrap();
         assert_eq!(format!("{address:?}"), "https://id.example.com/keys");
     }
 }

@@ -4,14 +4,16 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use crate::jwks::remote::address::Address;
+use crate::jwks::remote::address::{Address, Refused};
+use crate::jwks::remote::fetch::Failure;
 use crate::jwks::remote::status::FetchError;
+use crate::jwks::spelling::is_similar;
 
 /// Where the metadata of an issuer may be: OpenID Connect Discovery 1.0 §4 puts it behind
 /// the path of the issuer, RFC 8414 §3.1 before it.
-pub(crate) fn well_known(issuer: &Address) -> Result<[Address; 2], &'static str> {
+pub(crate) fn well_known(issuer: &Address) -> Result<[Address; 2], Refused> {
     if issuer.has_query() {
-        return Err("it has a query");
+        return Err("it has a query; call `RemoteKeys::at` with the URL of its keys".into());
     }
     let path = issuer.path().trim_end_matches('/');
     Ok([
@@ -21,7 +23,7 @@ pub(crate) fn well_known(issuer: &Address) -> Result<[Address; 2], &'static str>
 }
 
 /// Where the keys are, out of the metadata of that issuer and of no other (RFC 8414 §3.3).
-pub(crate) fn keys_of<'a>(document: &'a [u8], issuer: &str) -> Result<Cow<'a, str>, FetchError> {
+pub(crate) fn keys_of<'a>(document: &'a [u8], issuer: &str) -> Result<Cow<'a, str>, Failure> {
     #[derive(Deserialize)]
     struct Metadata<'a> {
         #[serde(borrow)]
@@ -35,7 +37,14 @@ pub(crate) fn keys_of<'a>(document: &'a [u8], issuer: &str) -> Result<Cow<'a, st
         .flatten()
         .ok_or(FetchError::NotMetadata)?;
     if metadata.issuer != issuer {
-        return Err(FetchError::OtherIssuer);
+        let mut failure = Failure::from(FetchError::OtherIssuer);
+        if is_similar(issuer, &metadata.issuer) {
+            failure.cause = Some(format!(
+                "the metadata says {:?}; call `Jwt::issuer` with that text",
+                metadata.issuer,
+            ));
+        }
+        return Err(failure);
     }
     Ok(metadata.jwks_uri)
 }
@@ -43,9 +52,10 @@ pub(crate) fn keys_of<'a>(document: &'a [u8], issuer: &str) -> Result<Cow<'a, st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jwks::remote::address::PlainHttp;
 
     fn places(issuer: &str) -> [String; 2] {
-        let issuer = Address::parse(issuer, false).unwrap();
+        let issuer = Address::parse(issuer, &PlainHttp::default()).unwrap();
         well_known(&issuer).unwrap().map(|at| at.uri().to_string())
     }
 
@@ -63,7 +73,7 @@ mod tests {
         ];
         assert_eq!(places("https://id.example.com:8443/a/b"), tenant);
         assert_eq!(places("https://id.example.com:8443/a/b/"), tenant);
-        let query = Address::parse("https://id.example.com/?a", false).unwrap();
+        let query = Address::parse("https://id.example.com/?a", &PlainHttp::default()).unwrap();
         assert!(well_known(&query).is_err());
     }
 
@@ -72,7 +82,8 @@ mod tests {
         let keys = |issuer: &str| {
             let document =
                 format!(r#"{{"issuer": "{issuer}", "jwks_uri": "https://k/", "more": 1}}"#);
-            keys_of(document.as_bytes(), "https://id.example.com/").map(Cow::into_owned)
+            let found = keys_of(document.as_bytes(), "https://id.example.com/");
+            found.map(Cow::into_owned).map_err(|failure| failure.error)
         };
         assert_eq!(keys("https://id.example.com/").unwrap(), "https://k/");
         for other in [
@@ -83,6 +94,18 @@ mod tests {
         ] {
             assert_eq!(keys(other), Err(FetchError::OtherIssuer), "{other}");
         }
+    }
+
+    #[test]
+    fn only_a_similar_issuer_is_shown() {
+        let cause = |issuer: &str| {
+            let document = format!(r#"{{"issuer": "{issuer}", "jwks_uri": "https://k/"}}"#);
+            let found = keys_of(document.as_bytes(), "https://id.example.com");
+            found.unwrap_err().cause
+        };
+        let shown = cause("https://id.example.com/").unwrap();
+        assert!(shown.contains(r#""https://id.example.com/""#), "{shown}");
+        assert_eq!(cause("https://evil.example.com"), None);
     }
 
     #[test]
@@ -97,7 +120,8 @@ mod tests {
             r#"{"issuer": "https://i", "jwks_uri": "a", "jwks_uri": "b"}"#,
         ] {
             let found = keys_of(text.as_bytes(), "https://i");
-            assert_eq!(found, Err(FetchError::NotMetadata), "{text}");
+            let error = found.unwrap_err().error;
+            assert_eq!(error, FetchError::NotMetadata, "{text}");
         }
     }
 }

@@ -1,12 +1,9 @@
 //! [`Remote`]: the keys of an issuer, as requests see them.
 
 use std::fmt;
-use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::clock::{Clock, Timestamp};
@@ -17,7 +14,7 @@ use crate::jwks::remote::RemoteKeys;
 use crate::jwks::remote::flight::{Flight, Shared, Why};
 use crate::jwks::remote::question::Asker;
 use crate::jwks::remote::status::{FetchError, KeyStatus};
-use crate::jwks::set::MOST_KID;
+use crate::jwks::ring::{KeyName, Ring, Verdict};
 use crate::jwks::verifier::Backend;
 use crate::pending::Pending;
 use crate::timeout::Timer;
@@ -46,7 +43,7 @@ impl Remote {
             life: settings.life,
             timeout: settings.fetch_timeout,
             max_document_len: settings.max_document_len,
-            loopback_http: settings.loopback_http,
+            plain_http: settings.plain_http()?,
             timer: Timer::default(),
         };
         let shared = Shared::new(asker, settings.clock, settings.wait);
@@ -67,43 +64,31 @@ impl Remote {
         }
     }
 
-    /// Waits until there are keys, or it is known that there are none, or for as long as
-    /// a request may wait.
-    pub(crate) fn obtain(&self, now: Timestamp) -> Pending<()> {
-        if self.shared.keyring.current(now).is_some() {
-            return Pending::Ready(());
-        }
-        let Some((flight, _)) = self.shared.fly(now, Why::Due) else {
-            return Pending::Ready(());
-        };
+    /// Asks the issuer for a key that a token could not be verified without, for as long
+    /// as a request may wait.
+    ///
+    /// Does not wait if a current set is known to be without the key, or if the issuer may
+    /// not be asked now.
+    pub(crate) fn look_up(&self, wanted: Wanted, now: Timestamp) -> Pending<LookUp> {
         let shared = Arc::clone(&self.shared);
-        Pending::later(async move {
-            shared.asker.timer.within(shared.wait, flight).await;
-        })
-    }
-
-    /// Looks for a key that is not in the keyring: none if there is no reason to think
-    /// that it would be found now. After it, the keyring has the key or has it not.
-    pub(crate) fn find(&self, kid: &str, now: Timestamp) -> Option<BoxFuture<'static, ()>> {
-        if self.shared.knows(kid) {
-            return Some(ready(()).boxed());
+        // A set that was asked for before does not tell whether the key is there now.
+        let since = shared.lock().fetches;
+        if shared.has_changed(&wanted, now) {
+            return Pending::Ready(LookUp::Changed);
         }
-        if kid.len() > MOST_KID || self.shared.is_unknown(kid, now) {
-            return None;
+        if wanted.tried.is_some() && !wanted.is_known() && shared.is_absent(&wanted.name, now) {
+            return Pending::Ready(LookUp::Absent);
         }
-        let (flight, is_ours) = self.shared.fly(now, Why::Unknown)?;
-        let (shared, kid) = (Arc::clone(&self.shared), Box::from(kid));
-        let found = async move {
-            let looked = shared.look(kid, flight, is_ours);
-            shared.asker.timer.within(shared.wait, looked).await;
+        let Some(flight) = shared.fly(now, shared.why(&wanted, now)) else {
+            return Pending::Ready(shared.not_looked_up(&wanted, now));
         };
-        Some(found.boxed())
-    }
-
-    /// How long it makes no sense to come back, when there are no keys.
-    pub(crate) fn retry_after(&self, now: Timestamp) -> Duration {
-        let due_at = self.shared.lock().plan.due_at;
-        due_at.since(now).max(Duration::from_secs(1))
+        Pending::later(async move {
+            let look = shared.look(&wanted, since, flight);
+            match shared.asker.timer.within(shared.wait, look).await {
+                Some(found) => found,
+                None => shared.not_looked_up(&wanted, shared.clock.now()),
+            }
+        })
     }
 
     pub(crate) fn status(&self, now: Timestamp) -> KeyStatus {
@@ -128,7 +113,7 @@ impl Remote {
             return Ok(());
         }
         match self.shared.fly(now, Why::Due) {
-            Some((flight, _)) => flight.await,
+            Some(flight) => flight.await,
             None => {
                 let last_error = self.shared.lock().last_error;
                 Err(last_error.unwrap_or(FetchError::Unreachable))
@@ -146,32 +131,118 @@ impl fmt::Debug for Remote {
 }
 
 impl Shared {
-    /// Waits for a fetch that was asked for after the key was. What one brings that was
-    /// under way by then may be from before the key was there.
-    async fn look(self: &Arc<Self>, kid: Box<str>, flight: Flight, is_ours: bool) {
-        if flight.await.is_err() || self.knows(&kid) {
-            return;
-        }
-        if !is_ours {
-            let again = self.fly(self.clock.now(), Why::Unknown);
-            let Some((flight, _)) = again else {
-                return;
+    /// Waits for a set that was asked for after the key was, in at most two fetches: the
+    /// answer to one that was under way may be from before the key was there.
+    async fn look(self: &Arc<Self>, wanted: &Wanted, since: u64, mut flight: Flight) -> LookUp {
+        for _ in 0..2 {
+            if flight.await.is_err() {
+                break;
+            }
+            let now = self.clock.now();
+            if self.has_changed(wanted, now) {
+                return LookUp::Changed;
+            }
+            let (answered, confirmed_at) = {
+                let state = self.lock();
+                (state.answered, state.confirmed_at)
             };
-            if flight.await.is_err() || self.knows(&kid) {
-                return;
+            if answered > since {
+                if wanted.is_known() {
+                    return LookUp::Same;
+                }
+                let name = wanted.name.clone();
+                self.absent.insert(name, confirmed_at.unwrap_or(now));
+                return LookUp::Absent;
+            }
+            match self.fly(now, self.why(wanted, now)) {
+                Some(next) => flight = next,
+                None => break,
             }
         }
-        self.unknown.insert(kid, self.clock.now());
+        self.not_looked_up(wanted, self.clock.now())
     }
 
-    fn knows(&self, kid: &str) -> bool {
-        self.keyring.last().is_some_and(|ring| ring.knows(kid))
+    /// The answer if no current set was seen.
+    fn not_looked_up(&self, wanted: &Wanted, now: Timestamp) -> LookUp {
+        if wanted.is_known() {
+            return LookUp::Same;
+        }
+        self.warn_if_spent(now);
+        LookUp::Unavailable(self.retry_after(now))
     }
 
-    fn is_unknown(&self, kid: &str, now: Timestamp) -> bool {
-        let asked_at = self.unknown.get(kid);
-        asked_at.is_some_and(|at| now >= at && now.since(at) < UNKNOWN_FOR)
+    fn why(&self, wanted: &Wanted, now: Timestamp) -> Why {
+        if self.keyring.current(now).is_none() {
+            Why::Due
+        } else if wanted.is_known() {
+            Why::Signature
+        } else {
+            Why::Unknown
+        }
+    }
+
+    /// Returns whether there are other keys for the token than those it was tried with.
+    fn has_changed(&self, wanted: &Wanted, now: Timestamp) -> bool {
+        let current = self.keyring.current(now);
+        current.is_some_and(|current| {
+            let tried = wanted.tried.as_deref();
+            !current.ring.agrees_with(tried, &wanted.name)
+        })
+    }
+
+    fn is_absent(&self, name: &KeyName, now: Timestamp) -> bool {
+        let seen_at = self.absent.get(name);
+        seen_at.is_some_and(|at| now >= at && now.since(at) < ABSENT_FOR)
+    }
+
+    /// Returns how long a client should wait for a key to be looked up.
+    fn retry_after(&self, now: Timestamp) -> Duration {
+        let has_keys = self.keyring.current(now).is_some();
+        let state = self.lock();
+        let until_due = state.plan.due_at.since(now);
+        let wait = if has_keys && state.may_be_forced() {
+            state.unknown_kids.wait(now).min(until_due)
+        } else {
+            until_due
+        };
+        wait.max(Duration::from_secs(1))
     }
 }
 
-const UNKNOWN_FOR: Duration = Duration::from_secs(30);
+/// A key that a token could not be verified without.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) name: KeyName,
+    /// The keys that there were. `None` if there were no keys at all.
+    pub(crate) tried: Option<Arc<Ring>>,
+    /// The result of trying them.
+    pub(crate) verdict: Verdict,
+}
+
+impl Wanted {
+    /// Returns whether there was a key of that name, so that the token is either forged or
+    /// signed with a key that has replaced it.
+    fn is_known(&self) -> bool {
+        match (&self.tried, &self.name.kid) {
+            (Some(ring), Some(kid)) => ring.knows(kid),
+            (Some(_), None) => self.verdict == Verdict::Forged,
+            (None, _) => false,
+        }
+    }
+}
+
+/// The result of a look-up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LookUp {
+    /// There are other keys for the token now.
+    Changed,
+    /// The key is known, and no other key of that name was seen.
+    Same,
+    /// A current set is without the key.
+    Absent,
+    /// The key is not known, and could not be looked up. The time is for `Retry-After`.
+    Unavailable(Duration),
+}
+
+/// The time for which a key that was not in a set is not asked for again.
+const ABSENT_FOR: Duration = Duration::from_secs(30);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared as SharedFuture, WeakShared};
+use http::StatusCode;
 use http::header::HeaderValue;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
@@ -25,6 +26,7 @@ use crate::jwks::remote::fetch::Failure;
 use crate::jwks::remote::question::{Answer, Asker, Question};
 use crate::jwks::remote::schedule::{Budget, Chance, Plan, retry_after};
 use crate::jwks::remote::status::FetchError;
+use crate::jwks::ring::KeyName;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// What the handles of an issuer share.
@@ -37,8 +39,8 @@ pub(crate) struct Shared {
     made_at: AtomicU64,
     due_at: AtomicU64,
     state: Mutex<State>,
-    /// Ids of keys that the issuer did not have, and when that was.
-    pub(crate) unknown: Cache<Box<str>, Timestamp, UnitWeighter, RandomState>,
+    /// Keys that the issuer did not have, and when the set without them was asked for.
+    pub(crate) absent: Cache<KeyName, Timestamp, UnitWeighter, RandomState>,
 }
 
 pub(crate) struct State {
@@ -46,10 +48,16 @@ pub(crate) struct State {
     under_way: Option<UnderWay>,
     /// What fetches keys though nobody comes.
     tending: Option<AbortHandle>,
-    budget: Budget,
+    /// Fetches for unknown `kid`s.
+    pub(crate) unknown_kids: Budget,
+    /// Fetches for failing signatures of known `kid`s. A budget of its own, so that forged
+    /// tokens do not delay the look-up of a new key.
+    signatures: Budget,
+    /// The last time that a spent `unknown_kids` was logged.
+    warned_at: Option<Timestamp>,
     pub(crate) fetches: u64,
     /// The number of the last question that was answered well.
-    answered: u64,
+    pub(crate) answered: u64,
     pub(crate) confirmed_at: Option<Timestamp>,
     tag: Option<HeaderValue>,
     /// Where the metadata said that the keys are, and when.
@@ -74,14 +82,16 @@ struct UnderWay {
 pub(crate) enum Why {
     /// It is time.
     Due,
-    /// Somebody has a token with a key that is not known.
+    /// A token names a key that is not known.
     Unknown,
+    /// A token names a key that is known and has not signed it.
+    Signature,
 }
 
 impl Shared {
     pub(crate) fn new(asker: Asker, clock: Arc<dyn Clock>, wait: Duration) -> Self {
         let (weighter, hasher) = (UnitWeighter, RandomState::default());
-        let (items, weight) = (MOST_UNKNOWN, MOST_UNKNOWN as u64);
+        let (items, weight) = (MOST_ABSENT, MOST_ABSENT as u64);
         Self {
             asker: Arc::new(asker),
             clock,
@@ -90,7 +100,7 @@ impl Shared {
             made_at: AtomicU64::new(0),
             due_at: AtomicU64::new(0),
             state: Mutex::new(State::new()),
-            unknown: Cache::with(items, weight, weighter, hasher, Default::default()),
+            absent: Cache::with(items, weight, weighter, hasher, Default::default()),
         }
     }
 
@@ -102,19 +112,17 @@ impl Shared {
         Plan { made_at, due_at }.is_due(now)
     }
 
-    /// The fetch that is under way or, if there is a reason for one, a new one. Says
-    /// whether it is new.
-    pub(crate) fn fly(self: &Arc<Self>, now: Timestamp, why: Why) -> Option<(Flight, bool)> {
+    /// Returns the fetch that is under way or, if there is a reason for one, a new one.
+    pub(crate) fn fly(self: &Arc<Self>, now: Timestamp, why: Why) -> Option<Flight> {
         let runtime = Handle::try_current().ok();
         let mut state = self.lock();
         let given_up = self.give_up(&mut state, now);
         let under_way = state.under_way.as_ref();
         let flight = match under_way.and_then(|under_way| under_way.flight.upgrade()) {
-            Some(flight) => Some((flight, false)),
-            None => state.may_start(now, why).then(|| {
-                let flight = self.start(&mut state, now, runtime.as_ref());
-                (flight, true)
-            }),
+            Some(flight) => Some(flight),
+            None => state
+                .may_start(now, why)
+                .then(|| self.start(&mut state, now, runtime.as_ref())),
         };
         if let Some(runtime) = &runtime
             && state.tending.as_ref().is_none_or(AbortHandle::is_finished)
@@ -209,7 +217,7 @@ impl Shared {
             Ok(answer) => {
                 let unusable = self.keep(&mut state, question, answer, now);
                 drop(state);
-                self.tell_unusable(unusable);
+                self.tell_unusable(unusable?);
             }
             // It was given up before, and counted.
             Err(failure) if is_outdated || !is_under_way => return Err(failure.error),
@@ -224,14 +232,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Says how many keys are unusable, if that is news.
+    /// Returns how many keys are unusable, or 0 if that was said before.
+    ///
+    /// # Errors
+    /// Returns `Err` if it is an answer about a document that was replaced meanwhile.
     fn keep(
         &self,
         state: &mut State,
         question: &Question,
         answer: Answer,
         now: Timestamp,
-    ) -> usize {
+    ) -> Result<usize, FetchError> {
         let good_until = question.asked_at.saturating_add(self.asker.life.max_age);
         let mut unusable = 0;
         match answer.ring {
@@ -246,8 +257,9 @@ impl Shared {
                 }
                 self.keyring.publish(question.ticket, ring, good_until);
             }
-            // Of a document that was replaced meanwhile.
-            None if question.tag != state.tag => return 0,
+            None if question.tag != state.tag => {
+                return Err(FetchError::Status(StatusCode::NOT_MODIFIED));
+            }
             None => self.keyring.confirm(question.ticket, good_until),
         }
         state.answered = question.number;
@@ -259,7 +271,7 @@ impl Shared {
         state.failures = 0;
         state.last_error = None;
         self.plan(state, Plan::refresh(now, answer.life, Chance::draw()));
-        unusable
+        Ok(unusable)
     }
 
     fn fail(&self, state: &mut State, failure: &Failure, now: Timestamp) {
@@ -294,6 +306,26 @@ impl Shared {
         );
     }
 
+    /// Logs that the fetches for unknown `kid`s are spent, at most every ten minutes, since
+    /// anybody can send such tokens.
+    pub(crate) fn warn_if_spent(&self, now: Timestamp) {
+        let mut state = self.lock();
+        let is_recent = |at: Timestamp| now >= at && now.since(at) < WARN_EVERY;
+        let is_spent = state.may_be_forced() && !state.unknown_kids.wait(now).is_zero();
+        if !is_spent || state.warned_at.is_some_and(is_recent) {
+            return;
+        }
+        state.warned_at = Some(now);
+        drop(state);
+        tracing::warn!(
+            target: "tollgate::jwks",
+            issuer = &*self.asker.issuer,
+            "tokens with too many unknown key ids: the keys were fetched as often as that is \
+             allowed, and tokens with an unknown `kid` are answered with 503 until the next \
+             fetch, at most 30 seconds from now",
+        );
+    }
+
     fn tell_unusable(&self, unusable: usize) {
         if unusable > 0 {
             tracing::warn!(
@@ -316,7 +348,9 @@ impl State {
             plan: Plan::NOW,
             under_way: None,
             tending: None,
-            budget: Budget::FULL,
+            unknown_kids: Budget::FULL,
+            signatures: Budget::FULL,
+            warned_at: None,
             fetches: 0,
             answered: 0,
             confirmed_at: None,
@@ -328,12 +362,19 @@ impl State {
     }
 
     fn may_start(&mut self, now: Timestamp, why: Why) -> bool {
+        let is_due = self.plan.is_due(now);
         match why {
-            Why::Due => self.plan.is_due(now),
-            // A server that has just failed is left alone.
-            Why::Unknown if self.failures > 0 && !self.plan.is_due(now) => false,
-            Why::Unknown => self.budget.spend(now),
+            _ if is_due => true,
+            Why::Due => false,
+            Why::Unknown => self.may_be_forced() && self.unknown_kids.spend(now),
+            Why::Signature => self.may_be_forced() && self.signatures.spend(now),
         }
+    }
+
+    /// Returns whether a fetch may be made ahead of time: a server that has just failed is
+    /// left alone.
+    pub(crate) const fn may_be_forced(&self) -> bool {
+        self.failures == 0 && self.under_way.is_none()
     }
 }
 
@@ -355,7 +396,7 @@ async fn tend(shared: Weak<Shared>) {
             Some(shared) => shared.fly(shared.clock.now(), Why::Due),
             None => return,
         };
-        if let Some((flight, _)) = flight {
+        if let Some(flight) = flight {
             // What became of it is in the plan.
             let _ = flight.await;
         }
@@ -383,4 +424,5 @@ const GRACE: Duration = Duration::from_secs(1);
 const SHORTEST_SLEEP: Duration = Duration::from_secs(1);
 /// The clock may be put forward meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-const MOST_UNKNOWN: usize = 1000;
+const MOST_ABSENT: usize = 1000;
+const WARN_EVERY: Duration = Duration::from_secs(600);

@@ -27,12 +27,12 @@ use tower_service::Service;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::ConfigError;
-use crate::jwks::remote::address::Address;
+use crate::jwks::remote::address::{Address, PlainHttp, Refused, shown};
 use crate::jwks::remote::fetch::{Client, Erased};
 use crate::jwks::remote::question::Source;
 use crate::jwks::remote::schedule::Life;
 
-pub(crate) use engine::Remote;
+pub(crate) use engine::{LookUp, Remote, Wanted};
 pub use status::{FetchError, KeyStatus};
 
 /// Where the keys of an issuer are fetched from, and how.
@@ -50,9 +50,15 @@ pub use status::{FetchError, KeyStatus};
 ///   honoured up to an hour, or to five minutes while there are no keys. A document without usable keys is a failure. A key that a
 ///   good document has no more is gone at once, and so is what was verified with it.
 /// - A token with an unknown `kid` has the keys fetched ahead of time: four times, and once
-///   more every 30 seconds, whatever is sent. An id that the issuer did not know is not
-///   asked for again for 30 seconds; a thousand such ids are remembered.
-/// - Only `https` is spoken, redirects are followed within their origin and five times,
+///   more every 30 seconds, whatever is sent. It is answered with 401 once a set that was
+///   fetched after it came does not have its key, and with 503 and `Retry-After` if no such
+///   set could be fetched. An id that the issuer did not know is not asked for again for 30
+///   seconds; a thousand such ids are remembered.
+/// - A token whose signature fails, though its `kid` is known, has the keys fetched ahead of
+///   time too, since some issuers replace a key under its `kid`. It has as many fetches, of
+///   its own. It is verified again if the key has changed, and is answered with 401 else.
+/// - Only `https` is spoken unless [`RemoteKeys::allow_loopback_http`] or
+///   [`RemoteKeys::dangerous_allow_http_hosts`] say otherwise, redirects are followed within their origin and five times,
 ///   and documents end at [`RemoteKeys::max_document_len`] and
 ///   [`RemoteKeys::fetch_timeout`]. The content type is not looked at, since key servers
 ///   err in it.
@@ -83,6 +89,7 @@ pub struct RemoteKeys {
     life: Life,
     max_document_len: usize,
     loopback_http: bool,
+    http_hosts: Vec<Box<str>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -123,6 +130,7 @@ impl RemoteKeys {
             },
             max_document_len: 256 * 1024,
             loopback_http: false,
+            http_hosts: Vec::new(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -186,6 +194,36 @@ impl RemoteKeys {
         self
     }
 
+    /// Allows `http` without TLS to these hosts: a key server inside a cluster, such as
+    /// `http://keycloak:8080` in a Docker network. May be called several times.
+    ///
+    /// An attacker who can answer in place of one of these hosts, or change its responses, can
+    /// sign tokens for any subject. A host is a name or an IP address, without scheme and port, and
+    /// matches itself only. Private addresses in the metadata of an issuer are refused as
+    /// before, unless the issuer is there too.
+    ///
+    /// ```
+    /// use tollgate::Jwt;
+    /// use tollgate::jwks::RemoteKeys;
+    ///
+    /// # #[cfg(feature = "jwks")]
+    /// let jwt = Jwt::issuer("http://keycloak:8080/realms/shop")
+    ///     .audience("https://api.example.com")
+    ///     .keys(RemoteKeys::discover().dangerous_allow_http_hosts(["keycloak"]))
+    ///     .build()?;
+    /// # Ok::<(), tollgate::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn dangerous_allow_http_hosts<I>(mut self, hosts: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let hosts = hosts.into_iter().map(|host| Box::from(host.as_ref()));
+        self.http_hosts.extend(hosts);
+        self
+    }
+
     /// Sets the clock that keys age by. It must be the one of the layer.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
@@ -195,12 +233,23 @@ impl RemoteKeys {
 
     /// Where that is, for this issuer.
     fn source(&self, issuer: &str) -> Result<Source, ConfigError> {
-        let (text, what) = match &self.place {
-            Place::At(url) => (url.as_str(), "the URL of the keys"),
-            Place::Discovered => (issuer, "the issuer, which is to be asked for its keys,"),
+        let refused = |reason: Refused| {
+            let text = match &self.place {
+                Place::At(url) => {
+                    format!("`RemoteKeys::at({:?})`: the URL of the keys", shown(url))
+                }
+                Place::Discovered => format!(
+                    "Jwt::issuer({:?}): its keys are discovered, and the URL of the issuer",
+                    shown(issuer),
+                ),
+            };
+            ConfigError::new(format!("{text} cannot be used: {reason}"))
         };
-        let refused = |reason| ConfigError::new(format!("{what} cannot be used: {reason}"));
-        let address = Address::parse(text, self.loopback_http).map_err(refused)?;
+        let text = match &self.place {
+            Place::At(url) => url,
+            Place::Discovered => issuer,
+        };
+        let address = Address::parse(text, &self.plain_http()?).map_err(refused)?;
         Ok(match &self.place {
             Place::At(_) => Source::At(address),
             Place::Discovered => {
@@ -208,6 +257,15 @@ impl RemoteKeys {
                 Source::Metadata(places)
             }
         })
+    }
+
+    /// The hosts that are allowed without TLS.
+    fn plain_http(&self) -> Result<PlainHttp, ConfigError> {
+        let mut plain = PlainHttp::new(self.loopback_http);
+        for host in &self.http_hosts {
+            plain.add(host)?;
+        }
+        Ok(plain)
     }
 
     /// The client that was set, or else the one that comes with a feature.

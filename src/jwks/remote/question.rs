@@ -10,7 +10,7 @@ use http::{Response, StatusCode};
 use crate::clock::Timestamp;
 use crate::jwks::algorithm::Algorithm;
 use crate::jwks::keyring::Ticket;
-use crate::jwks::remote::address::Address;
+use crate::jwks::remote::address::{Address, PlainHttp};
 use crate::jwks::remote::discovery::keys_of;
 use crate::jwks::remote::fetch::{Client, Failure, Fetcher};
 use crate::jwks::remote::schedule::Life;
@@ -59,7 +59,7 @@ pub(crate) struct Asker {
     pub(crate) life: Life,
     pub(crate) timeout: Duration,
     pub(crate) max_document_len: usize,
-    pub(crate) loopback_http: bool,
+    pub(crate) plain_http: PlainHttp,
     pub(crate) timer: Timer,
 }
 
@@ -122,7 +122,7 @@ impl Asker {
     async fn metadata(&self, place: &Address) -> Result<Address, Failure> {
         let response = self.fetcher().get(place, None).await?;
         let url = keys_of(response.body(), &self.issuer)?;
-        let found = place.lead_to(&url, self.loopback_http);
+        let found = place.lead_to(&url, &self.plain_http);
         Ok(found.map_err(|_| FetchError::ForbiddenAddress)?)
     }
 

@@ -84,7 +84,7 @@ impl Plan {
     }
 }
 
-/// How often unknown key ids may have the keys fetched: four times, and once more every
+/// A budget of fetches ahead of time that tokens cause: a bucket of four, and one more every
 /// 30 seconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
@@ -117,6 +117,14 @@ impl Budget {
         }
         self.left -= 1;
         true
+    }
+
+    /// Returns how long it takes until one can be spent.
+    pub(crate) fn wait(&self, now: Timestamp) -> Duration {
+        if self.left > 0 || now < self.counted_at {
+            return Duration::ZERO;
+        }
+        FORCED_EVERY.saturating_sub(now.since(self.counted_at))
     }
 }
 
@@ -321,6 +329,22 @@ mod tests {
         assert_eq!(spend(&mut budget, now), 1);
         now = now.saturating_add(Duration::from_secs(86_400));
         assert_eq!(spend(&mut budget, now), 4);
+    }
+
+    #[test]
+    fn spent_budget_says_when_the_next_fetch_is() {
+        let mut budget = Budget::FULL;
+        let later = |seconds| NOW.saturating_add(Duration::from_secs(seconds));
+        while budget.spend(NOW) {
+            let wait = budget.wait(NOW);
+            let is_spent = budget.left == 0;
+            assert_eq!(wait, Duration::from_secs(if is_spent { 30 } else { 0 }));
+        }
+        assert_eq!(budget.wait(later(12)), Duration::from_secs(18));
+        assert_eq!(budget.wait(later(30)), Duration::ZERO);
+        assert_eq!(budget.wait(later(3600)), Duration::ZERO);
+        assert!(budget.spend(later(45)));
+        assert_eq!(budget.wait(later(45)), Duration::from_secs(15));
     }
 
     #[test]

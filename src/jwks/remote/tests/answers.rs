@@ -1,6 +1,7 @@
 //! What key servers answer, and what becomes of it.
 #![cfg(test)]
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use http::{Response, StatusCode};
 
@@ -52,7 +53,13 @@ async fn what_is_no_good_set_replaces_none_and_is_not_asked_for_again_at_once() 
             "{what}"
         );
         assert!(knows(&remote, "a", clock.now()), "{what}");
-        assert!(remote.find("c", clock.now()).is_none(), "{what}");
+        assert!(
+            matches!(
+                at_once(&remote, "c", clock.now()),
+                Some(LookUp::Unavailable(_))
+            ),
+            "{what}"
+        );
         assert_eq!(server.asked(), 2, "{what}");
     }
 }
@@ -103,7 +110,7 @@ async fn keys_that_live_shortly_are_fetched_again_after_one_was_looked_for() {
     server.takes(Duration::from_millis(10));
     remote.warm_up().await.unwrap();
     // Before the task that has waited for it, too, has looked when it is to fetch again.
-    let mut looking = remote.find("new", clock.now()).unwrap();
+    let mut looking = look_up(&remote, "new", clock.now()).wait().boxed();
     assert!(!polled(&mut looking).await);
     pass(secs(4)).await;
     assert!(server.asked() >= 4, "{}", server.asked());
@@ -115,7 +122,7 @@ async fn a_key_that_came_while_a_fetch_was_under_way_is_fetched_for() {
     let (remote, clock) = remote(&server);
     remote.warm_up().await.unwrap();
     server.takes(Duration::from_millis(200));
-    let mut first = remote.find("nobody", clock.now()).unwrap();
+    let mut first = look_up(&remote, "nobody", clock.now()).wait().boxed();
     assert!(!polled(&mut first).await);
     tokio::task::yield_now().await;
     assert_eq!(server.asked(), 2);
@@ -126,6 +133,48 @@ async fn a_key_that_came_while_a_fetch_was_under_way_is_fetched_for() {
     assert_eq!(server.asked(), 3);
     // Nor is it held against an id that it is not in an answer from before.
     assert!(find(&remote, "new", clock.now()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn set_asked_for_before_the_key_does_not_prove_its_absence() {
+    let server = Server::of(&["old"]);
+    let (remote, clock) = remote(&server);
+    remote.warm_up().await.unwrap();
+    for kid in ["1", "2", "3"] {
+        let found = look_up(&remote, kid, clock.now()).wait().await;
+        assert_eq!(found, LookUp::Absent);
+    }
+    server.takes(Duration::from_millis(200));
+    let mut last = look_up(&remote, "4", clock.now()).wait().boxed();
+    assert!(!polled(&mut last).await);
+    tokio::task::yield_now().await;
+    // It joins the fetch that was asked for before, and may not start another one.
+    let joined = look_up(&remote, "5", clock.now()).wait();
+    let (last, joined) = tokio::join!(last, joined);
+    assert_eq!(last, LookUp::Absent);
+    assert!(
+        matches!(joined, LookUp::Unavailable(wait) if wait > secs(28) && wait <= secs(30)),
+        "{joined:?}"
+    );
+    assert_eq!(server.asked(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn absent_key_that_was_forgotten_is_looked_up_again() {
+    let server = Server::of(&["a"]);
+    let (remote, clock) = remote(&server);
+    remote.warm_up().await.unwrap();
+    for kid in ["1", "2", "3", "4"] {
+        assert!(!find(&remote, kid, clock.now()).await);
+        assert_eq!(at_once(&remote, kid, clock.now()), Some(LookUp::Absent));
+    }
+    remote.shared.absent.clear();
+    let found = at_once(&remote, "1", clock.now());
+    assert!(matches!(found, Some(LookUp::Unavailable(_))), "{found:?}");
+    pass(secs(30)).await;
+    let found = look_up(&remote, "1", clock.now()).wait().await;
+    assert_eq!(found, LookUp::Absent);
+    assert_eq!(server.asked(), 6);
 }
 
 // D7
@@ -180,7 +229,7 @@ async fn a_flood_of_unknown_kids_forces_four_fetches_and_one_every_30_seconds() 
     let elapsed = clock.now().since(start).as_secs();
     let forced = server.asked() - 1;
     assert_eq!(forced as u64, 4 + elapsed / 30);
-    assert!(remote.shared.unknown.len() <= 1000);
+    assert!(remote.shared.absent.len() <= 1000);
     assert!(knows(&remote, "a", clock.now()));
 }
 
@@ -190,12 +239,11 @@ async fn an_id_that_the_issuer_did_not_know_is_not_asked_for_again_for_a_while()
     let (remote, clock) = remote(&server);
     remote.warm_up().await.unwrap();
     assert!(!find(&remote, "b", clock.now()).await);
-    assert!(remote.find("b", clock.now()).is_none());
+    assert_eq!(at_once(&remote, "b", clock.now()), Some(LookUp::Absent));
     assert_eq!(server.asked(), 2);
     server.has(&["a", "b"]);
     pass(secs(31)).await;
     assert!(find(&remote, "b", clock.now()).await);
-    assert!(remote.find(&"k".repeat(257), clock.now()).is_none());
     assert_eq!(server.asked(), 3);
 }
 
@@ -224,7 +272,7 @@ async fn an_answer_to_an_older_question_is_ignored() {
     manual.advance(secs(3));
     server.has(&["new"]);
     server.takes(Duration::ZERO);
-    remote.obtain(manual.now()).wait().await;
+    obtain(&remote, manual.now()).await;
     assert!(knows(&remote, "new", manual.now()));
     started.await.unwrap();
     assert!(knows(&remote, "new", manual.now()) && !knows(&remote, "old", manual.now()));
@@ -238,7 +286,7 @@ async fn all_who_wait_for_a_fetch_that_fails_are_answered_and_none_starts_anothe
     let server = Server::new(|_| failing());
     server.takes(Duration::from_millis(100));
     let (remote, clock) = remote(&server);
-    let waits = (0..100).map(|_| remote.obtain(clock.now()).wait());
+    let waits = (0..100).map(|_| obtain(&remote, clock.now()));
     join_all(waits).await;
     assert_eq!(server.asked(), 1);
     server.has(&["a"]);

@@ -32,7 +32,7 @@ async fn the_first_requests_wait_for_one_fetch() {
     let (remote, clock) = remote(&server);
     let waits = (0..100).map(|_| {
         remote.tick(clock.now());
-        remote.obtain(clock.now()).wait()
+        obtain(&remote, clock.now())
     });
     join_all(waits).await;
     assert!(knows(&remote, "a", clock.now()));
@@ -40,10 +40,6 @@ async fn the_first_requests_wait_for_one_fetch() {
     let status = remote.status(clock.now());
     assert!(status.is_ready());
     assert_eq!(status.kids().collect::<Vec<_>>(), [Some("a")]);
-    assert!(matches!(
-        remote.obtain(clock.now()),
-        crate::pending::Pending::Ready(())
-    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -68,7 +64,7 @@ async fn the_work_ends_with_the_last_handle() {
     remote.warm_up().await.unwrap();
     server.takes(secs(4));
     server.has(&["b"]);
-    let asking = remote.find("b", clock.now()).unwrap();
+    let asking = look_up(&remote, "b", clock.now());
     drop((asking, remote.clone()));
     tokio::task::yield_now().await;
     assert_eq!(server.asked(), 2);
@@ -87,7 +83,7 @@ async fn a_server_that_is_down_at_the_start_is_asked_ever_less_and_found_when_it
     let (remote, clock) = remote(&server);
     for _ in 0..1000 {
         remote.tick(clock.now());
-        remote.obtain(clock.now()).wait().await;
+        obtain(&remote, clock.now()).await;
     }
     assert_eq!(server.asked(), 1);
     assert!(remote.keyring().current(clock.now()).is_none());
@@ -96,7 +92,10 @@ async fn a_server_that_is_down_at_the_start_is_asked_ever_less_and_found_when_it
     let error = FetchError::Status(StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!((status.last_error(), status.failures()), (Some(error), 1));
     assert_eq!(remote.warm_up().await, Err(error));
-    assert!(remote.retry_after(clock.now()) >= secs(1));
+    assert!(matches!(
+        at_once(&remote, "a", clock.now()),
+        Some(LookUp::Unavailable(wait)) if wait >= secs(1)
+    ));
     // 2, 4, 8, 16, 32 and then 60 seconds, half of it by chance.
     pass(secs(600)).await;
     let asked = server.asked();
@@ -113,11 +112,11 @@ async fn a_request_waits_a_second_at_the_most_and_the_fetch_goes_on() {
     let server = Server::of(&["a"]);
     server.takes(secs(3));
     let (remote, clock) = remote(&server);
-    remote.obtain(clock.now()).wait().await;
+    obtain(&remote, clock.now()).await;
     assert_eq!(clock.now().since(NOW).as_secs(), 1);
     assert!(remote.keyring().current(clock.now()).is_none());
     // One that goes away at once changes nothing.
-    assert!(remote.obtain(clock.now()).wait().now_or_never().is_none());
+    assert!(obtain(&remote, clock.now()).now_or_never().is_none());
     pass(Duration::from_millis(2001)).await;
     assert!(knows(&remote, "a", clock.now()));
     assert_eq!(server.asked(), 1);
@@ -134,10 +133,6 @@ async fn a_slow_server_is_given_up_and_keys_that_are_there_are_used_meanwhile() 
         pass(secs(1)).await;
     }
     remote.tick(clock.now());
-    assert!(matches!(
-        remote.obtain(clock.now()),
-        crate::pending::Pending::Ready(())
-    ));
     assert!(knows(&remote, "a", clock.now()));
     pass(secs(6)).await;
     assert_eq!(
@@ -164,7 +159,8 @@ async fn retry_after_is_waited_for_by_refreshes_and_by_unknown_kids() {
     assert_eq!(server.asked(), 2);
     for second in 0..299 {
         remote.tick(clock.now());
-        assert!(remote.find(&format!("k{second}"), clock.now()).is_none());
+        let found = at_once(&remote, &format!("k{second}"), clock.now());
+        assert!(matches!(found, Some(LookUp::Unavailable(wait)) if wait > secs(0)));
         pass(secs(1)).await;
     }
     assert_eq!(server.asked(), 2);
@@ -205,7 +201,7 @@ async fn a_client_that_panics_is_a_fetch_that_failed() {
         panic!("a client that panics");
     });
     let (remote, clock) = remote(&server);
-    remote.obtain(clock.now()).wait().await;
+    obtain(&remote, clock.now()).await;
     assert_eq!(
         remote.status(clock.now()).last_error(),
         Some(FetchError::Panicked)
@@ -225,7 +221,7 @@ fn without_timers_requests_refresh_the_keys_and_end_a_fetch_that_hangs() {
     let remote = build(settings);
     runtime.block_on(async {
         remote.tick(clock.now());
-        remote.obtain(clock.now()).wait().await;
+        obtain(&remote, clock.now()).await;
         assert!(knows(&remote, "a", clock.now()));
         clock.advance(secs(481));
         remote.tick(clock.now());
@@ -235,7 +231,7 @@ fn without_timers_requests_refresh_the_keys_and_end_a_fetch_that_hangs() {
             std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
         }));
         let hanging = build(hanging.clock(clock.clone()));
-        let mut waiting = hanging.obtain(clock.now()).wait().boxed();
+        let mut waiting = obtain(&hanging, clock.now()).boxed();
         assert!(!polled(&mut waiting).await);
         drop(waiting);
         clock.advance(secs(7));
@@ -258,11 +254,10 @@ fn outside_of_tokio_whoever_needs_keys_fetches_them() {
     let remote = build(settings);
     remote.tick(clock.now());
     assert_eq!(server.asked(), 0);
-    remote.obtain(clock.now()).wait().now_or_never().unwrap();
+    obtain(&remote, clock.now()).now_or_never().unwrap();
     assert!(knows(&remote, "a", clock.now()));
     server.has(&["b"]);
-    let found = remote.find("b", clock.now()).unwrap();
-    found.now_or_never().unwrap();
+    assert!(find(&remote, "b", clock.now()).now_or_never().unwrap());
     assert!(knows(&remote, "b", clock.now()));
 }
 
@@ -283,7 +278,7 @@ fn a_runtime_that_ends_takes_its_fetch_with_it_and_the_next_one_starts_anew() {
     assert_eq!(server.asked(), 1);
     server.takes(Duration::ZERO);
     start().block_on(async {
-        remote.obtain(clock.now()).wait().await;
+        obtain(&remote, clock.now()).await;
         assert!(knows(&remote, "a", clock.now()));
     });
     assert_eq!(server.asked(), 2);
@@ -297,7 +292,7 @@ async fn a_clock_that_is_put_back_has_the_keys_fetched_anew() {
         .client(server.clone())
         .clock(clock.clone());
     let remote = build(settings);
-    remote.obtain(clock.now()).wait().await;
+    obtain(&remote, clock.now()).await;
     clock.set(NOW.saturating_sub(HOUR));
     remote.tick(clock.now());
     tokio::task::yield_now().await;
@@ -308,7 +303,7 @@ async fn a_clock_that_is_put_back_has_the_keys_fetched_anew() {
     // And a day ahead, the keys are too old: the request waits for others.
     clock.advance(48 * HOUR);
     assert!(remote.keyring().current(clock.now()).is_none());
-    remote.obtain(clock.now()).wait().await;
+    obtain(&remote, clock.now()).await;
     assert!(knows(&remote, "a", clock.now()));
 }
 

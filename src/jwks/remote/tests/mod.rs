@@ -21,10 +21,12 @@ use http_body_util::Full;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{Remote, RemoteKeys};
+use super::{LookUp, Remote, RemoteKeys, Wanted};
 use crate::clock::{Clock, Timestamp};
 use crate::jwks::algorithm::Algorithm;
+use crate::jwks::ring::{KeyName, Verdict};
 use crate::jwks::verifier::Backend;
+use crate::pending::Pending;
 
 pub(super) const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 pub(super) const HOUR: Duration = secs(3600);
@@ -169,11 +171,36 @@ pub(super) fn remote(server: &Server) -> (Remote, Ticking) {
     (build(settings), clock)
 }
 
+/// Looks a key up as a token does that names it.
+pub(super) fn look_up(remote: &Remote, kid: &str, now: Timestamp) -> Pending<LookUp> {
+    let current = remote.keyring().current(now);
+    let wanted = Wanted {
+        name: KeyName {
+            kid: Some(kid.into()),
+            algorithm: Algorithm::Ed25519,
+        },
+        tried: current.map(|current| current.ring),
+        verdict: Verdict::NoKey,
+    };
+    remote.look_up(wanted, now)
+}
+
+/// The result of a look-up that waits for nothing.
+pub(super) fn at_once(remote: &Remote, kid: &str, now: Timestamp) -> Option<LookUp> {
+    match look_up(remote, kid, now) {
+        Pending::Ready(found) => Some(found),
+        Pending::Later(_) => None,
+    }
+}
+
+/// Looks up a key that is in most sets.
+pub(super) async fn obtain(remote: &Remote, now: Timestamp) -> LookUp {
+    look_up(remote, "a", now).wait().await
+}
+
 /// Waits for a key as a request does, and says whether it is there.
 pub(super) async fn find(remote: &Remote, kid: &str, now: Timestamp) -> bool {
-    if let Some(found) = remote.find(kid, now) {
-        found.await;
-    }
+    look_up(remote, kid, now).wait().await;
     knows(remote, kid, now)
 }
 
