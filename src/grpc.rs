@@ -73,6 +73,7 @@ impl Dialect {
 pub(crate) fn trailers_only(
     rejection: &Rejection,
     media_type: &'static str,
+    detail: &str,
     domain: &str,
 ) -> HeaderMap {
     let reason = rejection.reason();
@@ -80,12 +81,12 @@ pub(crate) fn trailers_only(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(GRPC_STATUS, HeaderValue::from(reason.grpc_code() as u16));
-    let message = message(reason.detail());
+    let message = message(detail);
     // Both are made of printable ASCII here.
     if let Ok(message) = HeaderValue::try_from(message.as_ref()) {
         headers.insert(GRPC_MESSAGE, message);
     }
-    let details = STANDARD_NO_PAD.encode(details(rejection, domain));
+    let details = STANDARD_NO_PAD.encode(details(rejection, detail, domain));
     if let Ok(details) = HeaderValue::try_from(details) {
         headers.insert(GRPC_DETAILS, details);
     }
@@ -112,7 +113,7 @@ fn message(text: &str) -> Cow<'_, str> {
 
 /// A `google.rpc.Status` with what a program wants to know: `ErrorInfo`, `RetryInfo` if
 /// there is a wait, and `QuotaFailure` if quotas are used up.
-pub(crate) fn details(rejection: &Rejection, domain: &str) -> Vec<u8> {
+pub(crate) fn details(rejection: &Rejection, detail: &str, domain: &str) -> Vec<u8> {
     let reason = rejection.reason();
     let mut info = Vec::new();
     text(&mut info, 1, reason.grpc_reason());
@@ -133,7 +134,7 @@ pub(crate) fn details(rejection: &Rejection, domain: &str) -> Vec<u8> {
     }
     let mut status = Vec::new();
     number(&mut status, 1, reason.grpc_code() as u64);
-    text(&mut status, 2, reason.detail());
+    text(&mut status, 2, detail);
     message_field(&mut status, 3, &any("google.rpc.ErrorInfo", &info));
     if let Some(wait) = rejection.wait() {
         let mut retry = Vec::new();

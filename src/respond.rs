@@ -123,6 +123,8 @@ pub(crate) struct Settings {
     pub(crate) resource_metadata: Option<Box<str>>,
     pub(crate) challenge_scopes: ScopeSet,
     pub(crate) schemes: Vec<Scheme>,
+    /// How a credential may be sent, for clients that sent none: alternatives, in words.
+    pub(crate) carriers: Box<str>,
     pub(crate) problem_base: Box<str>,
     pub(crate) respond: Option<Arc<dyn Respond>>,
 }
@@ -140,6 +142,7 @@ impl Default for Voice {
             resource_metadata: None,
             challenge_scopes: ScopeSet::default(),
             schemes: Scheme::ALL.into(),
+            carriers: Box::default(),
             problem_base: "https://docs.rs/tollgate/latest/tollgate/problem/#".into(),
             respond: None,
         })
@@ -179,7 +182,8 @@ impl Voice {
             Dialect::Http => self.document(&rejection),
             Dialect::Grpc(media_type) => {
                 let domain = &self.settings.realm;
-                let headers = grpc::trailers_only(&rejection, media_type, domain);
+                let detail = self.detail(rejection.reason());
+                let headers = grpc::trailers_only(&rejection, media_type, &detail, domain);
                 (headers, Bytes::new())
             }
         };
@@ -404,7 +408,7 @@ impl Voice {
             r#type: Cow<'static, str>,
             title: &'static str,
             status: u16,
-            detail: &'static str,
+            detail: Cow<'static, str>,
             code: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
             required_scopes: Option<Vec<&'a str>>,
@@ -423,7 +427,7 @@ impl Voice {
             },
             title: reason.status().canonical_reason().unwrap_or_default(),
             status: reason.status().as_u16(),
-            detail: reason.detail(),
+            detail: self.detail(reason),
             code: reason.code(),
             required_scopes: rejection
                 .required_scopes()
@@ -435,6 +439,17 @@ impl Voice {
         };
         // Strings and numbers: there is nothing in it that could fail.
         serde_json::to_vec(&problem).unwrap_or_default().into()
+    }
+
+    /// The text for people: the same for all requests that are rejected for this reason.
+    fn detail(&self, reason: Reason) -> Cow<'static, str> {
+        match (reason, &*self.settings.carriers) {
+            (_, "") => reason.detail().into(),
+            (Reason::CredentialsMissing, carriers) => {
+                format!("{} Send one as {carriers}.", reason.detail()).into()
+            }
+            _ => reason.detail().into(),
+        }
     }
 
     fn restyled(&self, rejection: &Rejection) -> Option<Restyled> {

@@ -98,7 +98,7 @@ impl From<Rejection> for Status {
 fn status(rejection: Rejection, domain: &str) -> Status {
     rejection.log();
     let reason = rejection.reason();
-    let details = grpc::details(&rejection, domain);
+    let details = grpc::details(&rejection, reason.detail(), domain);
     let code = Code::from_i32(reason.grpc_code() as i32);
     let mut status = Status::with_details(code, reason.detail(), Bytes::from(details));
     status.set_source(Arc::new(rejection));

@@ -292,6 +292,8 @@ impl Rule {
             ignored_query_params: Vec::new(),
             shortest: 1,
             schemes: Scheme::ALL.into(),
+            extra_schemes: Vec::new(),
+            basic: false,
         };
         let claims = |text: &[u8]| burn.is_some_and(|burn| (burn.claims)(text));
         match (take_one(parts, &self.sources, &rules, Some(&claims)), burn) {

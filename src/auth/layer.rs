@@ -8,6 +8,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::auth::authenticate::Authenticate;
+use crate::auth::authorization::check_extra_scheme;
 use crate::auth::door::{Auth, Door};
 use crate::auth::resource::ProtectedResource;
 use crate::auth::source::{Source, TakeRules};
@@ -51,6 +52,8 @@ impl<A: Authenticate> AuthLayer<A> {
                 ignored_query_params: Vec::new(),
                 shortest,
                 schemes,
+                extra_schemes: Vec::new(),
+                basic: false,
             },
             optional: false,
             optional_for: None,
@@ -103,7 +106,13 @@ impl<A: Authenticate> AuthLayer<A> {
             if !is_in_authorization && schemes.contains(&Scheme::ApiKey) {
                 schemes = vec![Scheme::ApiKey];
             }
-            door.voice.set(|settings| settings.schemes = schemes);
+            let carriers = door.sources.iter();
+            let carriers = carriers.filter_map(|source| source.instruction(&schemes));
+            let carriers = carriers.collect::<Vec<_>>().join(" or ").into();
+            door.voice.set(|settings| {
+                settings.schemes = schemes;
+                settings.carriers = carriers;
+            });
         }))
     }
 
@@ -177,12 +186,55 @@ impl<A: Authenticate> AuthLayer<A> {
         self.set(|door| door.rules.keep = true)
     }
 
-    /// Reads over `Authorization` in these schemes, in any letter case, as if it were
-    /// not there: for proxies that log in for themselves. The field stays in the request,
-    /// marked as sensitive.
+    /// Accepts credentials in `Authorization` with these schemes too, such as `Token` or `Api-Key`, in
+    /// any letter case. Defaults to `Bearer` and `ApiKey`.
+    ///
+    /// Challenges name `Bearer` and `ApiKey` only.
     ///
     /// # Panics
-    /// If one of them is a scheme that credentials are accepted in.
+    /// Panics if a name is not a token, or is that of a scheme with a meaning of its own: `Basic`
+    /// (see [`AuthLayer::accept_basic`]), `DPoP`, `Digest`, `Negotiate`.
+    #[must_use]
+    #[track_caller]
+    pub fn accept_schemes<I>(self, schemes: I) -> Self
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        literal(self.try_accept_schemes(schemes))
+    }
+
+    /// Like [`AuthLayer::accept_schemes`], for names from configuration.
+    ///
+    /// # Errors
+    /// Returns `Err` where `accept_schemes` panics.
+    pub fn try_accept_schemes<I>(self, schemes: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let mut names: Vec<Box<str>> = Vec::new();
+        for name in schemes {
+            check_extra_scheme(name.as_ref())?;
+            names.push(name.as_ref().into());
+        }
+        Ok(self.set(|door| door.rules.extra_schemes.extend(names)))
+    }
+
+    /// Accepts API keys as the user name of `Authorization: Basic` (RFC 7617), as in
+    /// `curl --user "$KEY:"`. The password must be empty.
+    ///
+    /// Challenges do not name `Basic`: browsers would ask their users for a password.
+    #[must_use]
+    pub fn accept_basic(self) -> Self {
+        self.set(|door| door.rules.basic = true)
+    }
+
+    /// Ignores `Authorization` headers with these schemes, in any letter case, such as `Basic` added by
+    /// a proxy. The header stays in the request, marked as sensitive.
+    ///
+    /// A scheme that is also accepted is not ignored.
+    ///
+    /// # Panics
+    /// Panics if one of them is `Bearer` or `ApiKey`.
     #[must_use]
     #[track_caller]
     pub fn ignore_schemes<'a>(self, schemes: impl IntoIterator<Item = &'a str>) -> Self {

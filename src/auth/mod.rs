@@ -83,6 +83,7 @@
 
 mod api_key;
 mod authenticate;
+mod authorization;
 mod certificate;
 mod cookie;
 mod cross_site;

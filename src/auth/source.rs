@@ -5,10 +5,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{COOKIE, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::auth::authorization::{clear_authorization, take_authorization};
 use crate::auth::cookie::{clear_cookie, take_cookie};
 use crate::auth::query::{clear_query, has_credential, take_query};
 use crate::auth::websocket::WebSocketProtocol;
@@ -129,12 +130,42 @@ impl Source {
         literal(Self::try_websocket_protocol(prefix))
     }
 
+    /// The entry of `Sec-WebSocket-Protocol` that follows the entry `marker`, for clients that offer
+    /// `["bearer", token]`.
+    ///
+    /// The credential is removed from the list. The marker stays, so that the server can choose it:
+    /// a client that offered nothing else fails the handshake if the response names no protocol
+    /// (RFC 6455 §4.1).
+    ///
+    /// ```
+    /// use tollgate::auth::Source;
+    ///
+    /// // In the browser: new WebSocket(url, ["bearer", key])
+    /// let sources = [Source::authorization(), Source::websocket_protocol_after("bearer")];
+    /// ```
+    ///
+    /// # Panics
+    /// Panics if the marker is empty, or has characters other than letters, digits, `-`, `.` and `_`.
+    #[must_use]
+    #[track_caller]
+    pub fn websocket_protocol_after(marker: &str) -> Self {
+        literal(Self::try_websocket_protocol_after(marker))
+    }
+
+    /// Like [`Source::websocket_protocol_after`], for a marker from configuration.
+    ///
+    /// # Errors
+    /// Returns `Err` where `websocket_protocol_after` panics.
+    pub fn try_websocket_protocol_after(marker: &str) -> Result<Self, ConfigError> {
+        WebSocketProtocol::after(marker).map(|protocol| Self(Place::WebSocket(protocol)))
+    }
+
     /// As [`Source::websocket_protocol`], for a prefix from configuration.
     ///
     /// # Errors
     /// Where `websocket_protocol` panics.
     pub fn try_websocket_protocol(prefix: &str) -> Result<Self, ConfigError> {
-        WebSocketProtocol::new(prefix).map(|protocol| Self(Place::WebSocket(protocol)))
+        WebSocketProtocol::prefixed(prefix).map(|protocol| Self(Place::WebSocket(protocol)))
     }
 
     /// A place of your own.
@@ -173,6 +204,22 @@ impl Source {
 
     pub(super) fn is_query(&self, parameter: &str) -> bool {
         matches!(&self.0, Place::Query(name) if **name == *parameter)
+    }
+
+    /// Says in words how a client sends a credential here, or returns `None` if that is unknown.
+    pub(super) fn instruction(&self, schemes: &[Scheme]) -> Option<String> {
+        Some(match &self.0 {
+            Place::Authorization => {
+                let scheme = schemes.iter().find(|scheme| **scheme == Scheme::Bearer);
+                let scheme = scheme.or(schemes.first())?.as_str();
+                format!("`Authorization: {scheme} <credential>`")
+            }
+            Place::Header(name) => format!("`{}: <credential>`", in_title_case(name)),
+            Place::Query(name) => format!("query parameter `{name}`"),
+            Place::Cookie(name) => format!("cookie `{name}`"),
+            Place::WebSocket(protocol) => format!("`Sec-WebSocket-Protocol` entry {protocol}"),
+            Place::Custom(_) => return None,
+        })
     }
 
     /// What tells places apart, and is the same for the same place.
@@ -235,6 +282,10 @@ pub(crate) struct TakeRules {
     pub(crate) shortest: usize,
     /// Those that are accepted in `Authorization`.
     pub(crate) schemes: Vec<Scheme>,
+    /// Other names of schemes in which credentials are accepted there.
+    pub(crate) extra_schemes: Vec<Box<str>>,
+    /// Whether an API key may be sent there as the user name of `Basic`.
+    pub(crate) basic: bool,
 }
 
 impl TakeRules {
@@ -247,11 +298,6 @@ impl TakeRules {
             return Err(malformed(Cause::TooLong, Scheme::ApiKey));
         }
         Ok(Credential::new(text))
-    }
-
-    fn ignores(&self, scheme: &[u8]) -> bool {
-        let mut ignored = self.ignored_schemes.iter().map(|name| name.as_bytes());
-        ignored.any(|name| scheme.eq_ignore_ascii_case(name))
     }
 }
 
@@ -304,51 +350,6 @@ pub(super) fn ill_formed(credential: &Credential) -> Option<Rejection> {
     (!is_one).then(|| malformed(Cause::NotToken68, credential.scheme()))
 }
 
-/// RFC 9110 §11.6.2, of which `credentials = auth-scheme 1*SP token68` is accepted.
-fn take_authorization(
-    headers: &mut HeaderMap,
-    rules: &TakeRules,
-) -> Result<Option<Credential>, Rejection> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(ambiguous(Cause::CarrierRepeated));
-    }
-    let text = value.as_bytes();
-    let (scheme, rest) = split_scheme(text);
-    let accepted = known_scheme(scheme).filter(|scheme| rules.schemes.contains(scheme));
-    let Some(scheme) = accepted else {
-        if scheme.is_empty() {
-            return Err(malformed(Cause::EmptyCarrier, Scheme::Bearer));
-        }
-        if names_known_scheme(rest) {
-            return Err(ambiguous(Cause::CarrierRepeated));
-        }
-        if rules.ignores(scheme) {
-            // It stays, and is a secret all the same.
-            clear_value(headers, &AUTHORIZATION, true);
-            return Ok(None);
-        }
-        // RFC 9110 §11.4: a scheme is a token. What is none is a slip of whoever wrote it.
-        if !scheme.iter().all(is_tchar) || !text.iter().all(|byte| matches!(byte, b' '..=b'~')) {
-            return Err(malformed(Cause::NotToken68, Scheme::Bearer));
-        }
-        return Err(Rejection::new(
-            Reason::CredentialsMissing,
-            Cause::OtherScheme,
-        ));
-    };
-    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
-    if spaces == 0 || spaces == rest.len() {
-        return Err(malformed(Cause::EmptyCarrier, scheme));
-    }
-    let start = text.len() - rest.len() + spaces;
-    Ok(take_value(headers, &AUTHORIZATION, rules)
-        .map(|value| Credential::in_header(value, start, scheme)))
-}
-
 fn take_header(
     headers: &mut HeaderMap,
     name: &HeaderName,
@@ -378,7 +379,7 @@ fn take_header(
 }
 
 /// Takes the value of a field out of the request, or marks what stays.
-fn take_value(
+pub(super) fn take_value(
     headers: &mut HeaderMap,
     name: &HeaderName,
     rules: &TakeRules,
@@ -394,17 +395,11 @@ fn take_value(
     Some(value)
 }
 
-fn clear_authorization(headers: &mut HeaderMap, rules: &TakeRules) {
-    let mut lines = headers.get_all(AUTHORIZATION).iter();
-    let keep = rules.keep || lines.any(|line| rules.ignores(split_scheme(line.as_bytes()).0));
-    clear_value(headers, &AUTHORIZATION, keep);
-}
-
 fn clear_field(headers: &mut HeaderMap, name: &HeaderName, rules: &TakeRules) {
     clear_value(headers, name, rules.keep);
 }
 
-fn clear_value(headers: &mut HeaderMap, name: &HeaderName, keep: bool) {
+pub(super) fn clear_value(headers: &mut HeaderMap, name: &HeaderName, keep: bool) {
     if !keep {
         headers.remove(name);
     } else if let http::header::Entry::Occupied(mut lines) = headers.entry(name) {
@@ -412,33 +407,16 @@ fn clear_value(headers: &mut HeaderMap, name: &HeaderName, keep: bool) {
     }
 }
 
-fn split_scheme(text: &[u8]) -> (&[u8], &[u8]) {
-    let mut bytes = text.iter();
-    let end = bytes.position(|byte| matches!(byte, b' ' | b'\t' | b','));
-    text.split_at(end.unwrap_or(text.len()))
-}
-
-/// RFC 9110 §5.6.2.
-fn is_tchar(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
-}
-
-fn known_scheme(name: &[u8]) -> Option<Scheme> {
-    Scheme::ALL
-        .into_iter()
-        .find(|scheme| name.eq_ignore_ascii_case(scheme.as_str().as_bytes()))
-}
-
-/// Whether a list goes on with credentials in one of our schemes: `…, Bearer x`.
-fn names_known_scheme(list: &[u8]) -> bool {
-    list.split(|byte| *byte == b',').skip(1).any(|item| {
-        let item = item.trim_ascii_start();
-        let end = item
-            .iter()
-            .position(|byte| matches!(byte, b' ' | b'\t'))
-            .unwrap_or(item.len());
-        known_scheme(&item[..end]).is_some()
-    })
+/// A field name as people write it: `X-API-Key`.
+fn in_title_case(name: &HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| match word {
+        "api" => "API".to_owned(),
+        word => {
+            let (first, rest) = word.split_at(word.len().min(1));
+            first.to_ascii_uppercase() + rest
+        }
+    });
+    words.collect::<Vec<_>>().join("-")
 }
 
 /// A name that means itself in a query and in a cookie.
@@ -461,11 +439,11 @@ pub(super) fn only<T>(mut found: impl Iterator<Item = T>) -> Result<Option<T>, R
     }
 }
 
-fn ambiguous(cause: Cause) -> Rejection {
+pub(super) fn ambiguous(cause: Cause) -> Rejection {
     Rejection::new(Reason::CredentialsAmbiguous, cause)
 }
 
-fn malformed(cause: Cause, scheme: Scheme) -> Rejection {
+pub(super) fn malformed(cause: Cause, scheme: Scheme) -> Rejection {
     let mut rejection = Rejection::new(Reason::RequestMalformed, cause);
     rejection.scheme = Some(scheme);
     rejection

@@ -1,5 +1,5 @@
-//! Credentials of browsers that open a WebSocket: their API can set no header field but
-//! `Sec-WebSocket-Protocol`.
+//! Credentials of browsers that open a WebSocket: their API can set no header but
+//! `Sec-WebSocket-Protocol` (RFC 6455 §11.3.4).
 
 use std::fmt;
 
@@ -11,23 +11,22 @@ use crate::config::ConfigError;
 use crate::credential::Credential;
 use crate::rejection::Rejection;
 
-/// The entry of `Sec-WebSocket-Protocol` (RFC 6455 §11.3.4) that starts with a prefix.
+/// The entry of the list that is a credential.
 #[derive(Clone)]
-pub(super) struct WebSocketProtocol {
-    prefix: Box<str>,
+pub(super) enum WebSocketProtocol {
+    /// The one that starts with a prefix; the credential is the rest.
+    Prefixed(Box<str>),
+    /// The one that follows this one.
+    After(Box<str>),
 }
 
 impl WebSocketProtocol {
-    pub(super) fn new(prefix: &str) -> Result<Self, ConfigError> {
-        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        if prefix.is_empty() || !prefix.bytes().all(is_part) {
-            return Err(ConfigError::new(
-                "what marks a credential among WebSocket protocols is made of letters, digits, \
-                 `-`, `.` and `_`",
-            ));
-        }
-        let prefix = prefix.into();
-        Ok(Self { prefix })
+    pub(super) fn prefixed(prefix: &str) -> Result<Self, ConfigError> {
+        checked("Source::websocket_protocol", prefix).map(Self::Prefixed)
+    }
+
+    pub(super) fn after(marker: &str) -> Result<Self, ConfigError> {
+        checked("Source::websocket_protocol_after", marker).map(Self::After)
     }
 
     pub(super) fn take(
@@ -35,7 +34,7 @@ impl WebSocketProtocol {
         headers: &mut HeaderMap,
         rules: &TakeRules,
     ) -> Result<Option<Credential>, Rejection> {
-        let found = entries(headers).filter_map(|entry| self.marked(entry));
+        let found = self.split(headers).filter_map(|(_, credential)| credential);
         let Some(text) = only(found)? else {
             return Ok(None);
         };
@@ -44,9 +43,12 @@ impl WebSocketProtocol {
         Ok(Some(credential))
     }
 
-    /// Cuts all entries out that start with the prefix.
+    /// Removes all credentials from the list, or marks them as sensitive if they are to be kept.
     pub(super) fn clear(&self, headers: &mut HeaderMap, rules: &TakeRules) {
-        if !entries(headers).any(|entry| self.marked(entry).is_some()) {
+        if !self
+            .split(headers)
+            .any(|(_, credential)| credential.is_some())
+        {
             return;
         }
         if rules.keep {
@@ -55,24 +57,47 @@ impl WebSocketProtocol {
             }
             return;
         }
-        let others = entries(headers).filter(|entry| self.marked(entry).is_none());
-        let others: Vec<&[u8]> = others.collect();
+        let others = self
+            .split(headers)
+            .filter(|(_, credential)| credential.is_none());
+        let others: Vec<&[u8]> = others.map(|(entry, _)| entry).collect();
         match HeaderValue::from_bytes(&others.join(&b", "[..])) {
             Ok(rest) if !rest.is_empty() => headers.insert(SEC_WEBSOCKET_PROTOCOL, rest),
             _ => headers.remove(SEC_WEBSOCKET_PROTOCOL),
         };
     }
 
-    /// What stands behind the prefix.
-    fn marked<'e>(&self, entry: &'e [u8]) -> Option<&'e [u8]> {
-        entry.strip_prefix(self.prefix.as_bytes())
+    /// The entries of the list, each with the credential that it is, if it is one.
+    fn split<'h>(
+        &self,
+        headers: &'h HeaderMap,
+    ) -> impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)> {
+        let mut follows_marker = false;
+        entries(headers).map(move |entry| {
+            let credential = match self {
+                Self::Prefixed(prefix) => entry.strip_prefix(prefix.as_bytes()),
+                Self::After(_) if follows_marker => {
+                    follows_marker = false;
+                    Some(entry)
+                }
+                Self::After(marker) => {
+                    follows_marker = *entry == *marker.as_bytes();
+                    None
+                }
+            };
+            (entry, credential)
+        })
     }
 }
 
-impl fmt::Debug for WebSocketProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "websocket protocol {}", self.prefix)
+fn checked(setting: &str, text: &str) -> Result<Box<str>, ConfigError> {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_part) {
+        return Ok(text.into());
     }
+    Err(ConfigError::new(format!(
+        "{setting}: {text:?} cannot mark a credential; use letters, digits, `-`, `.` and `_`"
+    )))
 }
 
 fn entries(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
@@ -81,4 +106,23 @@ fn entries(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|entry| !entry.is_empty())
+}
+
+/// How a client sends the credential.
+impl fmt::Display for WebSocketProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefixed(prefix) => write!(f, "`{prefix}<credential>`"),
+            Self::After(marker) => write!(f, "`{marker}, <credential>`"),
+        }
+    }
+}
+
+impl fmt::Debug for WebSocketProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefixed(prefix) => write!(f, "websocket protocol {prefix}"),
+            Self::After(marker) => write!(f, "websocket protocol after {marker}"),
+        }
+    }
 }

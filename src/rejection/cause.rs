@@ -43,6 +43,8 @@ causes! {
     TooLong = "too_long",
     /// The credential is not a `token68` (RFC 9110 §11.2).
     NotToken68 = "not_token68",
+    /// `Basic` credentials are not a user name with an empty password.
+    NotBasicUserName = "not_basic_user_name",
     /// A cookie was sent by another site on an unsafe method.
     CrossSite = "cross_site",
     /// A credential stands in the URI.
