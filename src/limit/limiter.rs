@@ -177,6 +177,14 @@ impl Decision {
         }
     }
 
+    /// Returns the units that a client may still use of a quota: 0 while it is banned.
+    pub(crate) fn left(&self, rate: &Rate, cell: Cell) -> u32 {
+        match self.verdict {
+            Verdict::Banned { .. } => 0,
+            _ => rate.remaining(cell, self.now),
+        }
+    }
+
     /// How many units each quota has left, in their order.
     pub fn remaining(&self, quotas: &Quotas) -> impl Iterator<Item = u32> {
         let cells = quotas.rates().iter().zip(self.cells);

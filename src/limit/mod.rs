@@ -71,6 +71,7 @@ mod quota;
 mod quotas;
 #[cfg(feature = "redis")]
 mod redis;
+mod standing;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{Fallbacks, RedisFault, RedisLimiter, RedisStatus, WhenDown};

@@ -492,19 +492,6 @@ async fn a_refusal_behind_a_door_is_the_same_in_its_style() {
 }
 
 #[tokio::test]
-async fn limits_that_are_stacked_are_all_told() {
-    let clock = clock();
-    let service = ServiceBuilder::new()
-        .layer(RateLimitLayer::new(Quota::per_minute(9)).clock(clock.clone()))
-        .layer(RateLimitLayer::new(Quota::per_hour(99)).clock(clock.clone()))
-        .service(who());
-    let answer = send(&service, of(&ann())).await;
-    let all: Vec<_> = answer.headers.get_all("ratelimit").iter().collect();
-    assert_eq!(all, [r#""hour";r=98;t=3564"#, r#""minute";r=8;t=54"#]);
-    assert_eq!(answer.headers.get_all("ratelimit-policy").iter().count(), 2);
-}
-
-#[tokio::test]
 async fn older_fields_are_there_for_those_who_ask() {
     let clock = clock();
     let told = async |fields: Fields| {

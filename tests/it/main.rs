@@ -21,6 +21,7 @@ mod keys;
 mod lapse;
 mod leaks;
 mod lifecycle;
+mod limit_headers;
 mod limits;
 #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
 mod metrics;
