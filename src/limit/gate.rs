@@ -89,8 +89,8 @@ impl<L: Limiter> Check for Limited<L> {
         let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
         let now = context::now(&parts.extensions).filter(|_| limit.clock.is_none());
         let now = now.unwrap_or_else(|| limit.now());
-        let taken = limit.key.with(parts, &limit.clients, |key| {
-            limit.limiter.take(key, &quotas, cost, now)
+        let taken = limit.key.with(parts, &limit.clients, LAYER, |key| {
+            limit.limiter.take(&limit.key_of(key), &quotas, cost, now)
         });
         let fields = match Dialect::of(parts) {
             Dialect::Http => limit.fields,
@@ -216,3 +216,6 @@ fn settle<L: Limiter, B>(limit: &Limit<L>, paid: &Standing, response: &Response<
         }
     }
 }
+
+/// For the log event of a request without an identity.
+const LAYER: &str = "RateLimitLayer";

@@ -162,7 +162,7 @@ async fn four_things_are_counted_by_and_none_is_left_out() {
 }
 
 #[test]
-#[should_panic = "one to four things"]
+#[should_panic = "`LimitKey::and`: the key has more than 4 parts"]
 fn a_fifth_thing_is_a_mistake() {
     let custom = LimitKey::custom;
     let _ = custom("1")

@@ -41,6 +41,7 @@ mod rotation;
 mod rules;
 #[cfg(feature = "tonic")]
 mod servers;
+mod shared_limiters;
 mod structured;
 mod support;
 mod throttle;
