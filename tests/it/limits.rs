@@ -18,7 +18,6 @@ use tollgate::limit::{
 use tollgate::rejection::Cause;
 use tollgate::{AuthLayer, Identity, RequireLayer, scope};
 use tower::{Layer, Service, ServiceBuilder, service_fn};
-use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::{Answer, Events, clock, get, issue, keys_over, send, who, with};
 
@@ -425,9 +424,7 @@ async fn anonymous_callers_are_counted_by_their_network() {
 
 #[tokio::test]
 async fn a_limit_by_caller_without_an_auth_layer_answers_500() {
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     let clock = clock();
     let by = |key: KeyBy| limited(RateLimitLayer::new(Quota::per_minute(9)).key(key), &clock);
     for (key, name) in [
