@@ -174,7 +174,7 @@ fn conclude(
 pub struct LimitStamp<L> {
     limit: Arc<Limit<L>>,
     receipt: Option<Receipt>,
-    /// Whether a limit outside writes headers, too.
+    /// A limit outside writes headers, too.
     has_outer: bool,
 }
 

@@ -168,7 +168,7 @@ impl KeyBy {
         Self { parts: vec![by] }
     }
 
-    /// Runs `run` with the key of a request. `layer` is named in the log if there is none.
+    /// Runs `run` with the key of a request. `layer` is the name for the log if there is no key.
     pub(crate) fn with<T>(
         &self,
         parts: &Parts,

@@ -225,9 +225,12 @@ async fn limits_of_different_costs_are_compared_by_requests() {
     assert!(ratelimit.starts_with(r#""units";r=70"#), "{ratelimit}");
 }
 
+/// Names and values.
+type Headers = &'static [(&'static str, &'static str)];
+
 #[tokio::test]
 async fn headers_of_a_handler_are_kept() {
-    let cases: [(&[(&str, &str)], &[Fields]); 7] = [
+    let cases: [(Headers, &[Fields]); 7] = [
         (&[("ratelimit", "\"own\";r=1;t=2")], &[Fields::Draft10]),
         (&[("ratelimit-policy", "\"own\";q=1")], &[Fields::Draft10]),
         (
@@ -369,7 +372,7 @@ async fn a_concurrency_limit_inside_keeps_its_own_policy() {
     }
 }
 
-/// Fails too often: see [`tollgate::auth::ThrottleLayer`].
+/// Accepts every credential.
 #[derive(Clone)]
 struct Known;
 
