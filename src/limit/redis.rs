@@ -9,6 +9,7 @@ mod rights;
 mod script;
 mod share;
 mod status;
+mod warm_up;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +23,6 @@ use crate::config::{ConfigError, literal};
 use crate::limit::key::LimitKey;
 use crate::limit::layer_names::LayerNames;
 use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Paid, Ticket};
-use crate::limit::quota::Quota;
 use crate::limit::quotas::Quotas;
 use crate::limit::redis::breaker::{Breaker, Pass};
 use crate::limit::redis::denials::Denials;
@@ -34,10 +34,10 @@ use crate::limit::redis::status::Watch;
 use crate::pending::Pending;
 use crate::timeout::Timer;
 
-pub use crate::limit::redis::failure::WarmUpError;
 pub use crate::limit::redis::fault::RedisFault;
 pub use crate::limit::redis::share::WhenDown;
 pub use crate::limit::redis::status::{Fallbacks, RedisStatus};
+pub use crate::limit::redis::warm_up::WarmUpError;
 
 /// Budgets in Redis or Valkey, for as many processes as ask. One round trip, and one script
 /// that decides about all quotas of a caller at once.
@@ -229,40 +229,6 @@ impl RedisLimiter {
         }
     }
 
-    /// Opens the connection, loads the script and checks that the user has all rights, so that
-    /// mistakes are found at start and the first request does not wait for a handshake.
-    ///
-    /// ```no_run
-    /// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
-    /// use tollgate::limit::RedisLimiter;
-    ///
-    /// let limiter = RedisLimiter::new("rediss://limits.internal:6380")?;
-    /// limiter.warm_up().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// Waits for at most twice the [`connect_timeout`](Self::connect_timeout). It may be called
-    /// again, for instance in a loop until Redis is available. A limiter that was not warmed up,
-    /// or could not be, connects at the first request.
-    ///
-    /// # Errors
-    /// Returns `Err` if Redis cannot be used for rate limits, and says why: there is no
-    /// connection, the TLS handshake failed, the user lacks a right, the server is a replica or
-    /// has no memory left. A node of a Redis Cluster is rejected with [`RedisFault::Cluster`], as
-    /// clusters are not supported; it is recognized by `INFO cluster` if the user may call it.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves the connection to be opened.
-    pub async fn warm_up(&self) -> Result<(), WarmUpError> {
-        let inner = &*self.inner;
-        let limit = 2 * inner.settings.connect_timeout;
-        let warmed = inner.timer.within(limit, inner.prepare()).await;
-        warmed
-            .unwrap_or_else(|| Err(Failure::new(RedisFault::TimedOut)))
-            .map_err(WarmUpError::new)
-    }
-
     /// How things stand with Redis, and what has happened so far.
     #[must_use]
     pub fn status(&self) -> RedisStatus {
@@ -407,31 +373,6 @@ impl Inner {
     ) -> Result<Decision, LimiterUnavailable> {
         self.watch.fell_back(self.settings.when_down);
         self.local.decide(ticket, quotas, cost, now)
-    }
-
-    /// Does once all that the limiter ever does, with a key of its own.
-    async fn prepare(&self) -> Result<(), Failure> {
-        let mut connection = self.link.connection().await?;
-        let info = script::cluster_info();
-        match self.send_once::<String>(&mut connection, &info).await {
-            Ok(info) if info.contains("cluster_enabled:1") => {
-                return Err(Failure::new(RedisFault::Cluster));
-            }
-            Ok(_) => {}
-            // Limits do not need this right.
-            Err(failure) if failure.fault == RedisFault::Forbidden => {}
-            Err(failure) => return Err(failure),
-        }
-        let loads = self.loads.load(Ordering::Acquire);
-        self.load(&mut connection, loads).await?;
-        let digest = LimitKey::default().digest(&self.settings.secret, &self.settings.name);
-        let ticket = Ticket::new(u128::from_be_bytes(digest));
-        let quotas = Quotas::from(Quota::per_second(1_000));
-        let charge = Call::settle(ticket, &quotas, 1).command();
-        self.send_once::<Value>(&mut connection, &charge).await?;
-        let reset = script::reset(ticket, &quotas);
-        self.send_once::<Value>(&mut connection, &reset).await?;
-        Ok(())
     }
 
     /// Sends a command, within the deadline.

@@ -1,7 +1,6 @@
 //! [`Failure`]: a call to Redis that failed, with its cause.
 
 use std::error::Error;
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ pub(super) struct Failure {
     /// For the log: the missing right, or why there is no connection. Without addresses, secrets
     /// and keys, but a TLS error may name the host.
     pub(super) detail: Option<Arc<str>>,
-    source: Option<RedisError>,
+    pub(super) source: Option<RedisError>,
 }
 
 impl Failure {
@@ -93,42 +92,5 @@ impl Failure {
     pub(super) const fn weighing(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
-    }
-}
-
-/// Error of [`RedisLimiter::warm_up`](crate::limit::RedisLimiter::warm_up): the server cannot be
-/// used for rate limits.
-#[derive(Clone, Debug)]
-pub struct WarmUpError(Failure);
-
-impl WarmUpError {
-    pub(super) const fn new(failure: Failure) -> Self {
-        Self(failure)
-    }
-
-    /// Returns the reason.
-    #[must_use]
-    pub const fn fault(&self) -> RedisFault {
-        self.0.fault
-    }
-}
-
-impl fmt::Display for WarmUpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Failure { fault, detail, .. } = &self.0;
-        write!(f, "`RedisLimiter::warm_up`: {fault}")?;
-        if let Some(detail) = detail {
-            write!(f, " ({detail})")?;
-        }
-        match fault.fix() {
-            Some(fix) => write!(f, "; {fix}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Error for WarmUpError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| source as _)
     }
 }
