@@ -70,8 +70,9 @@ pub use crate::limit::redis::warm_up::WarmUpError;
 /// of that.
 ///
 /// Mistakes that an operator has to correct, such as a wrong password, a missing right or an
-/// unknown CA, are logged at the level ERROR with the cause and the fix, once a minute. The log
-/// never has a password, a caller or a key in it. The cause of a TLS error may name the host.
+/// unknown CA, are logged at the level ERROR with the cause and the fix: once, and again if they
+/// come back after a minute. The log never has a password, a caller or a key in it. The cause of
+/// a TLS error may name the host.
 ///
 /// # What is stored
 /// A string for each caller and set of names of quotas, `tg:{digest}:fingerprint`, of 16

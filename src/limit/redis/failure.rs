@@ -14,9 +14,9 @@ use crate::limit::redis::rights;
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) fault: RedisFault,
-    /// How much it counts for the breaker.
+    /// The number of failures that it counts as for the breaker.
     pub(super) weight: u32,
-    /// Whether only this budget is affected, so that it does not count for the breaker.
+    /// Only this budget or its slot is affected, so that it does not count for the breaker.
     pub(super) is_of_one_key: bool,
     /// For the log: the missing right, or why there is no connection. Without addresses, secrets
     /// and keys, but a TLS error may name the host.

@@ -108,7 +108,8 @@ impl Watch {
         }
     }
 
-    /// Records a failure. Logs it, once a minute, if `is_outage`, or if an operator has to act.
+    /// Records a failure. Logs it if `is_outage`, or if an operator has to act: once, and again
+    /// if it comes back after a minute without it.
     pub(super) fn failed(&self, failure: &Failure, is_outage: bool, now: Instant) {
         let Failure { fault, detail, .. } = failure;
         let (fault, cause) = (*fault, detail.as_deref());

@@ -45,7 +45,7 @@ impl Node {
             .command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
     }
 
-    /// Waits until the node serves its slots, and knows that so many are served by all nodes.
+    /// Waits until the node serves its slots, and knows of `slots` slots in the whole cluster.
     async fn is_ready(&self, slots: u16) {
         let assigned = format!("cluster_slots_assigned:{slots}\r");
         for _ in 0..3_000 {
