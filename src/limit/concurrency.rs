@@ -70,7 +70,9 @@ impl ConcurrencyLayer {
     /// Where `per_caller` panics.
     pub fn try_per_caller(most: u32) -> Result<Self, ConfigError> {
         if most == 0 {
-            return Err(ConfigError::new("a caller without requests is no caller"));
+            return Err(ConfigError::new(
+                "`ConcurrencyLayer::per_caller(0)`: no request would be admitted; allow at least 1",
+            ));
         }
         let policy = format!("\"{NAME}\";q={most};qu=\"concurrent-requests\"");
         let settings = Settings {
@@ -86,7 +88,7 @@ impl ConcurrencyLayer {
         })
     }
 
-    /// Sets what is counted by: the principal unless set.
+    /// Sets the key that requests are counted by. Defaults to [`KeyBy::principal`].
     #[must_use]
     pub fn key(self, key: KeyBy) -> Self {
         self.set(|settings| settings.key = key)
@@ -226,7 +228,7 @@ impl Check for Concurrent {
             ..
         } = &*self.settings;
         clients.share(parts);
-        let caller = key.with(parts, clients, |key| key.hash_with(&under_way.seed));
+        let caller = key.with(parts, clients, LAYER, |key| key.hash_with(&under_way.seed));
         let permit = caller.and_then(|caller| {
             let permit = under_way.enter(caller, *most);
             permit.ok_or_else(|| self.refusal(Dialect::of(parts)))
@@ -270,3 +272,5 @@ impl<B> Stamp<B> for PermitStamp {
 }
 
 const NAME: &str = "concurrency";
+/// For the log event of a request without an identity.
+const LAYER: &str = "ConcurrencyLayer";

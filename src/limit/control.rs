@@ -57,14 +57,17 @@ impl<L: Limiter> Control<L> {
         quotas: &Quotas,
     ) -> Result<Decision, LimiterUnavailable> {
         let now = self.limit.now();
-        let taken = self.limit.limiter.take(key, quotas, 0, now);
+        let taken = self
+            .limit
+            .limiter
+            .take(&self.limit.key_of(key), quotas, 0, now);
         taken.wait().await
     }
 
     /// Charges so many units, whether they are there or not.
     pub async fn penalise(&self, key: &LimitKey<'_>, quotas: &Quotas, units: u32) {
         let limit = &*self.limit;
-        let ticket = limit.limiter.ticket(key);
+        let ticket = limit.limiter.ticket(&limit.key_of(key));
         let settled = limit
             .limiter
             .settle(ticket, quotas, units.into(), limit.now());
@@ -74,15 +77,16 @@ impl<L: Limiter> Control<L> {
     /// Refuses everything for that long, whatever the quotas.
     pub async fn ban(&self, key: &LimitKey<'_>, time: Duration) {
         let limit = &*self.limit;
-        let (ticket, now) = (limit.limiter.ticket(key), limit.now());
+        let (ticket, now) = (limit.limiter.ticket(&limit.key_of(key)), limit.now());
         let banned = limit.limiter.ban(ticket, now.saturating_add(time), now);
         banned.wait().await;
     }
 
     /// Gives the whole budget back, and ends a ban.
     pub async fn reset(&self, key: &LimitKey<'_>, quotas: &Quotas) {
-        let limiter = &*self.limit.limiter;
-        limiter.reset(limiter.ticket(key), quotas).wait().await;
+        let limit = &*self.limit;
+        let ticket = limit.limiter.ticket(&limit.key_of(key));
+        limit.limiter.reset(ticket, quotas).wait().await;
     }
 
     /// The limiter that keeps the budgets.

@@ -1,4 +1,4 @@
-//! [`Fields`]: what a client is told about its budget.
+//! [`Fields`]: the rate-limit headers of a response.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,23 +8,34 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::limit::gcra::{Rate, Step};
 use crate::limit::limiter::{Decision, Verdict};
 use crate::limit::quotas::Quotas;
+use crate::limit::standing::Standing;
 
-/// The response fields that tell a client about its budget. Over gRPC there are none: they
-/// must not stand in trailers.
+/// The rate-limit headers of a response. Defaults to [`Fields::Draft10`]. gRPC responses get
+/// none, because they must not be sent in trailers.
+///
+/// # Several layers
+/// A 429 has the headers of the limit that refused, and of no other. Every other response has
+/// those of the tightest limit among the stacked layers: the one that admits the fewest further
+/// requests of this cost, and of two that admit the same number, the one that takes longer to
+/// refill. Each style that one of the layers uses describes that limit. Layers with
+/// [`Fields::Off`] do not take part. If some layers use [`Fields::LegacyDelta`] and others
+/// [`Fields::LegacyEpoch`], the style of the innermost is used.
+///
+/// Headers that the handler set are kept: if a response already has a header of a style, none
+/// of that style is added. A 429 of the handler gets none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Fields {
-    /// `RateLimit-Policy` and `RateLimit` of revision 10 of the draft of the IETF
-    /// (draft-ietf-httpapi-ratelimit-headers-10), with all quotas. They are appended, so
-    /// that the limits of several layers are all told.
+    /// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10, with all
+    /// quotas of the limit.
     #[default]
     Draft10,
-    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, of the quota
-    /// that has least left; the reset in seconds from now.
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, of the quota with
+    /// the least units left. The reset is in seconds from now.
     LegacyDelta,
-    /// The same, with the reset in seconds since the Unix epoch.
+    /// The same as [`Fields::LegacyDelta`], with the reset in seconds since the Unix epoch.
     LegacyEpoch,
-    /// None.
+    /// No headers.
     Off,
 }
 
@@ -49,40 +60,47 @@ pub(crate) fn policy(quotas: impl Iterator<Item = (Box<str>, u32, Rate)>) -> Hea
 }
 
 impl Fields {
-    pub(crate) fn write(self, headers: &mut HeaderMap, quotas: &Quotas, decision: &Decision) {
+    pub(crate) fn write(self, headers: &mut HeaderMap, standing: &Standing) {
         match self {
             Self::Draft10 => {
-                headers.append(RATELIMIT_POLICY, quotas.policy().clone());
-                headers.append(RATELIMIT, standing(quotas, decision));
+                headers.insert(RATELIMIT_POLICY, standing.quotas.policy().clone());
+                headers.insert(RATELIMIT, ratelimit(&standing.quotas, &standing.decision));
             }
-            Self::LegacyDelta | Self::LegacyEpoch => self.write_legacy(headers, quotas, decision),
+            Self::LegacyDelta | Self::LegacyEpoch => self.write_legacy(headers, standing),
             Self::Off => {}
         }
     }
 
-    fn write_legacy(self, headers: &mut HeaderMap, quotas: &Quotas, decision: &Decision) {
-        let standing = quotas.iter().zip(quotas.rates()).zip(decision.cells);
-        let least = standing.min_by_key(|((_, rate), cell)| rate.remaining(*cell, decision.now));
-        let Some(((quota, rate), cell)) = least else {
+    fn write_legacy(self, headers: &mut HeaderMap, standing: &Standing) {
+        let Some(tightest) = standing.tightest() else {
             return;
         };
-        let reset = rate.until_full(cell, decision.now);
         let reset = match self {
             Self::LegacyEpoch => {
-                let at = decision.now.saturating_add(reset);
+                let at = standing.decision.now.saturating_add(tightest.reset);
                 at.unix_nanos().div_ceil(1_000_000_000)
             }
-            _ => seconds_up(reset),
+            _ => seconds_up(tightest.reset),
         };
-        headers.insert(LIMIT, quota.burst_size().into());
-        headers.insert(REMAINING, rate.remaining(cell, decision.now).into());
+        headers.insert(LIMIT, tightest.burst.into());
+        headers.insert(REMAINING, tightest.remaining.into());
         headers.insert(RESET, reset.into());
+    }
+
+    /// Returns whether the response has a header of this style already.
+    pub(crate) fn is_in(self, headers: &HeaderMap) -> bool {
+        let names: &[HeaderName] = match self {
+            Self::Draft10 => &[RATELIMIT_POLICY, RATELIMIT],
+            Self::LegacyDelta | Self::LegacyEpoch => &[LIMIT, REMAINING, RESET],
+            Self::Off => &[],
+        };
+        names.iter().any(|name| headers.contains_key(name))
     }
 }
 
-/// The `RateLimit` of quotas as they stand: what is left, and when there will be more. A
-/// client that keeps to `r` in `t` seconds keeps to the rate.
-fn standing(quotas: &Quotas, decision: &Decision) -> HeaderValue {
+/// Formats `RateLimit`: the units left of each quota, and the time until there are more. A
+/// client that keeps to `r` requests in `t` seconds keeps to the rate.
+fn ratelimit(quotas: &Quotas, decision: &Decision) -> HeaderValue {
     let mut numbers = [(itoa::Buffer::new(), itoa::Buffer::new()); Quotas::MOST];
     let mut parts = [("", "", ""); Quotas::MOST];
     let standings = quotas.iter().zip(quotas.rates()).zip(decision.cells);
@@ -90,13 +108,14 @@ fn standing(quotas: &Quotas, decision: &Decision) -> HeaderValue {
     for (((part, (left, wait)), ((quota, rate), cell)), at) in
         parts.iter_mut().zip(&mut numbers).zip(standings).zip(0..)
     {
-        let remaining = rate.remaining(cell, decision.now);
+        let remaining = decision.left(rate, cell);
         let time = match rate.step(cell, decision.now, 1) {
             Step::Wait(_, wait) => wait,
             _ => rate.time_of(remaining),
         };
-        // What refused it tells nobody to wait for longer than `Retry-After` does.
         let time = match decision.verdict {
+            Verdict::Banned { wait } => wait,
+            // Not longer than `Retry-After`.
             Verdict::Refused {
                 violated,
                 wait: Some(wait),
@@ -111,7 +130,7 @@ fn standing(quotas: &Quotas, decision: &Decision) -> HeaderValue {
         let separator = if at == 0 { 0 } else { SEPARATOR.len() };
         len += part.0.len() + part.1.len() + part.2.len() + OVERHEAD + separator;
     }
-    // To the byte: what is too long would be copied.
+    // The exact length: a longer buffer would be copied.
     let mut text = String::with_capacity(len);
     for (at, (name, left, wait)) in parts[..quotas.rates().len()].iter().enumerate() {
         for part in [

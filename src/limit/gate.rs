@@ -17,6 +17,7 @@ use crate::limit::fields::Fields;
 use crate::limit::layer::{Choice, Limit};
 use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Verdict};
 use crate::limit::quotas::Quotas;
+use crate::limit::standing::{PassedLimit, Standing, write_headers};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
@@ -65,9 +66,7 @@ pub struct Paid(Option<Receipt>);
 
 #[derive(Debug)]
 struct Receipt {
-    quotas: Quotas,
-    decision: Decision,
-    cost: u32,
+    standing: Standing,
     fields: Fields,
 }
 
@@ -91,8 +90,8 @@ impl<L: Limiter> Check for Limited<L> {
         let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
         let now = context::now(&parts.extensions).filter(|_| limit.clock.is_none());
         let now = now.unwrap_or_else(|| limit.now());
-        let taken = limit.key.with(parts, &limit.clients, |key| {
-            limit.limiter.take(key, &quotas, cost, now)
+        let taken = limit.key.with(parts, &limit.clients, LAYER, |key| {
+            limit.limiter.take(&limit.key_of(key), &quotas, cost, now)
         });
         let fields = match Dialect::of(parts) {
             Dialect::Http => limit.fields,
@@ -106,10 +105,12 @@ impl<L: Limiter> Check for Limited<L> {
         }
     }
 
-    fn admit(&self, _: &mut Parts, pass: Paid) -> Result<LimitStamp<L>, Rejection> {
+    fn admit(&self, parts: &mut Parts, pass: Paid) -> Result<LimitStamp<L>, Rejection> {
+        let writes = matches!(&pass.0, Some(receipt) if receipt.fields != Fields::Off);
         Ok(LimitStamp {
             limit: Arc::clone(&self.limit),
             receipt: pass.0,
+            has_outer: writes && parts.extensions.insert(PassedLimit).is_some(),
         })
     }
 
@@ -135,12 +136,12 @@ fn conclude(
     };
     let (violated, wait, cause) = match verdict {
         Verdict::Admitted => {
-            return Ok(Paid(Some(Receipt {
+            let standing = Standing {
                 quotas,
                 decision,
                 cost,
-                fields,
-            })));
+            };
+            return Ok(Paid(Some(Receipt { standing, fields })));
         }
         // More than can ever be there: there is nothing to wait for.
         Verdict::Refused {
@@ -158,9 +159,14 @@ fn conclude(
         rejection = rejection.with_retry_after(wait);
     }
     if fields != Fields::Off {
-        let mut told = HeaderMap::with_capacity(2);
-        fields.write(&mut told, &quotas, &decision);
-        rejection = rejection.with_fields(told);
+        let mut headers = HeaderMap::with_capacity(2);
+        let standing = Standing {
+            quotas,
+            decision,
+            cost,
+        };
+        fields.write(&mut headers, &standing);
+        rejection = rejection.with_fields(headers);
     }
     Err(rejection)
 }
@@ -169,6 +175,8 @@ fn conclude(
 pub struct LimitStamp<L> {
     limit: Arc<Limit<L>>,
     receipt: Option<Receipt>,
+    /// A limit outside writes headers, too.
+    has_outer: bool,
 }
 
 impl<L> fmt::Debug for LimitStamp<L> {
@@ -179,30 +187,29 @@ impl<L> fmt::Debug for LimitStamp<L> {
 
 impl<L: Limiter, B> Stamp<B> for LimitStamp<L> {
     fn apply(self, response: &mut Response<Body<B>>) {
-        let Some(receipt) = self.receipt else { return };
+        let Some(Receipt { standing, fields }) = self.receipt else {
+            return;
+        };
         // The answer is there, whatever becomes of this: the panic has been reported.
-        let _ = caught(|| settle(&self.limit, &receipt, response));
-        let fields = receipt.fields;
-        fields.write(response.headers_mut(), &receipt.quotas, &receipt.decision);
+        let _ = caught(|| settle(&self.limit, &standing, response));
+        write_headers(response, standing, fields, self.has_outer);
     }
 }
 
 /// Makes up for what was charged before it was known.
-fn settle<L: Limiter, B>(limit: &Limit<L>, receipt: &Receipt, response: &Response<B>) {
+fn settle<L: Limiter, B>(limit: &Limit<L>, paid: &Standing, response: &Response<B>) {
     let has_failed = || response.status().is_server_error() || is_server_error(response.headers());
     let owed = match response.extensions().get::<Cost>() {
         _ if limit.refund_server_errors && has_failed() => 0,
         Some(Cost(cost)) if limit.cost.is_some() => i64::from(*cost),
         _ => return,
     };
-    let difference = owed - i64::from(receipt.cost);
+    let difference = owed - i64::from(paid.cost);
     if difference == 0 {
         return;
     }
-    let (ticket, now) = (receipt.decision.ticket, limit.now());
-    let settled = limit
-        .limiter
-        .settle(ticket, &receipt.quotas, difference, now);
+    let (ticket, now) = (paid.decision.ticket, limit.now());
+    let settled = limit.limiter.settle(ticket, &paid.quotas, difference, now);
     if let Pending::Later(settled) = settled {
         // The client does not wait for it. Without a runtime there is nobody to do it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -210,3 +217,6 @@ fn settle<L: Limiter, B>(limit: &Limit<L>, receipt: &Receipt, response: &Respons
         }
     }
 }
+
+/// For the log event of a request without an identity.
+const LAYER: &str = "RateLimitLayer";

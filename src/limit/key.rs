@@ -25,6 +25,8 @@ use crate::identity::Principal;
 /// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct LimitKey<'k> {
+    /// The name of the layer whose budgets these are.
+    layer: &'k str,
     parts: [Option<Part<'k>>; MOST_PARTS],
 }
 
@@ -100,11 +102,21 @@ impl<'k> LimitKey<'k> {
     pub fn and(mut self, other: Self) -> Self {
         for part in other.parts.into_iter().flatten() {
             let Some(place) = self.parts.iter_mut().find(|place| place.is_none()) else {
-                literal(Err(too_many_parts()))
+                literal(Err(too_many_parts("LimitKey::and")))
             };
             *place = Some(part);
         }
         self
+    }
+
+    pub(crate) const fn of_layer<'s>(&self, layer: &'s str) -> LimitKey<'s>
+    where
+        'k: 's,
+    {
+        LimitKey {
+            layer,
+            parts: self.parts,
+        }
     }
 
     /// One for each thing that is counted by.
@@ -114,6 +126,7 @@ impl<'k> LimitKey<'k> {
 
     pub(crate) const fn of(part: Part<'k>) -> Self {
         Self {
+            layer: "",
             parts: [Some(part), None, None, None],
         }
     }
@@ -121,7 +134,11 @@ impl<'k> LimitKey<'k> {
     /// Under a seed of this process: callers cannot choose collisions. A principal has its
     /// own, made once.
     pub(crate) fn hash_with(&self, seed: &impl BuildHasher) -> u64 {
-        self.parts.iter().flatten().fold(0, |all, part| {
+        let layer = match self.layer {
+            "" => 0,
+            layer => seed.hash_one(layer),
+        };
+        self.parts.iter().flatten().fold(layer, |all, part| {
             let own = match part {
                 Part::Principal(principal) => principal.keyed_hash(),
                 other => seed.hash_one(other),
@@ -145,6 +162,9 @@ impl<'k> LimitKey<'k> {
         // In front and not to be extended: the digest is a half of the hash.
         text(11, secret);
         text(0, name.as_bytes());
+        if !self.layer.is_empty() {
+            text(12, self.layer.as_bytes());
+        }
         for part in self.parts.iter().flatten() {
             match part {
                 Part::Principal(principal) => {
@@ -191,8 +211,11 @@ impl fmt::Debug for Part<'_> {
 pub(crate) const MOST_PARTS: usize = 4;
 
 /// For the settings that name them.
-pub(crate) fn too_many_parts() -> ConfigError {
-    ConfigError::new("a limit counts by one to four things at once")
+pub(crate) fn too_many_parts(setting: &str) -> ConfigError {
+    ConfigError::new(format!(
+        "`{setting}`: the key has more than {MOST_PARTS} parts; combine at most {MOST_PARTS}, or \
+         make one part of several with a custom key"
+    ))
 }
 
 #[cfg(test)]
@@ -221,6 +244,8 @@ mod tests {
             LimitKey::of(Part::Missing(Missing::Tenant)),
             LimitKey::network(network),
             LimitKey::custom("10.0.0.0/8"),
+            LimitKey::custom("42").of_layer("a"),
+            LimitKey::custom("42").of_layer("b"),
         ];
         let seed = RandomState::new();
         let digest = |key: &LimitKey<'_>, name| key.digest(b"", name);

@@ -37,23 +37,69 @@ enum By {
 }
 
 impl By {
-    /// Whether somebody must have found out who calls.
+    /// Returns whether an `AuthLayer` must have seen the request.
     const fn is_of_the_caller(&self) -> bool {
         matches!(self, Self::Principal | Self::Tenant)
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Principal => "principal",
+            Self::Tenant => "tenant",
+            Self::Route => "route",
+            Self::GrpcMethod => "gRPC method",
+            Self::Network => "network",
+            Self::Header(_) => "header",
+            Self::Custom(_) => "custom",
+        }
     }
 }
 
 type Custom = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl KeyBy {
-    /// The caller, whatever credential they show: the default. Rotating a key does not give
-    /// them a second budget. Anonymous callers are counted by their network.
+    /// Counts by principal, which is the default. All credentials of a principal share a
+    /// budget, so rotating a key does not give a second one.
+    ///
+    /// - Behind a required [`AuthLayer`](crate::AuthLayer), every request has a principal.
+    /// - Behind an [optional](crate::AuthLayer::optional) one, anonymous requests are counted by
+    ///   the network of the client, as with [`KeyBy::network`].
+    /// - Without an `AuthLayer` outside, every request is rejected with 500, and an event of the
+    ///   level ERROR names the fix. For a service without authentication, count by
+    ///   [`KeyBy::network`].
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use http::{Request, Response};
+    /// use tollgate::limit::{Quota, RateLimitLayer};
+    /// use tollgate::{ApiKeys, AuthLayer, keys::Peppers};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// let handler = service_fn(|_: Request<()>| async {
+    ///     Ok::<_, std::convert::Infallible>(Response::new(()))
+    /// });
+    /// let limited = RateLimitLayer::new(Quota::per_minute(1)).layer(handler);
+    /// let optional = AuthLayer::new(ApiKeys::in_memory(Peppers::random())).optional();
+    /// let service = optional.layer(limited.clone());
+    ///
+    /// let response = service.clone().oneshot(Request::new(())).await?;
+    /// assert_eq!(response.status(), 200);
+    /// let response = service.oneshot(Request::new(())).await?;
+    /// assert_eq!(response.status(), 429); // the same network
+    /// let response = limited.oneshot(Request::new(())).await?;
+    /// assert_eq!(response.status(), 500); // no AuthLayer
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn principal() -> Self {
         Self::one(By::Principal)
     }
 
-    /// The caller's tenant. Callers without one share a budget.
+    /// Counts by the tenant of the principal. Principals without a tenant, and anonymous
+    /// requests behind an [optional](crate::AuthLayer::optional) `AuthLayer`, share one budget.
+    /// Without an `AuthLayer` outside, every request is rejected with 500.
     #[must_use]
     pub fn tenant() -> Self {
         Self::one(By::Tenant)
@@ -113,7 +159,7 @@ impl KeyBy {
     pub fn try_and(mut self, other: Self) -> Result<Self, ConfigError> {
         self.parts.extend(other.parts);
         if self.parts.len() > MOST_PARTS {
-            return Err(too_many_parts());
+            return Err(too_many_parts("KeyBy::and"));
         }
         Ok(self)
     }
@@ -122,11 +168,12 @@ impl KeyBy {
         Self { parts: vec![by] }
     }
 
-    /// Runs `run` with the key of a request.
+    /// Runs `run` with the key of a request. `layer` is the name for the log if there is no key.
     pub(crate) fn with<T>(
         &self,
         parts: &Parts,
         clients: &ClientSetting,
+        layer: &str,
         run: impl FnOnce(&LimitKey<'_>) -> T,
     ) -> Result<T, Rejection> {
         if let ([By::Principal], Some(identity)) = (&self.parts[..], identity(parts)) {
@@ -144,8 +191,12 @@ impl KeyBy {
             None => Part::Missing(Missing::Network),
         };
         let is_anonymous = context::is_anonymous(&parts.extensions);
-        if self.parts.iter().any(By::is_of_the_caller) && identity.is_none() && !is_anonymous {
-            return Err(Rejection::misconfigured(NO_DOOR));
+        let by_caller = self.parts.iter().find(|by| by.is_of_the_caller());
+        if let Some(by) = by_caller
+            && identity.is_none()
+            && !is_anonymous
+        {
+            return Err(Rejection::misconfigured(&no_auth_layer(layer, by)));
         }
         let mut key = LimitKey::default();
         for (by, place) in self.parts.iter().zip(key.places()) {
@@ -186,15 +237,7 @@ impl KeyBy {
 
 impl fmt::Debug for KeyBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.parts.iter().map(|by| match by {
-            By::Principal => "principal",
-            By::Tenant => "tenant",
-            By::Route => "route",
-            By::GrpcMethod => "gRPC method",
-            By::Network => "network",
-            By::Header(_) => "header",
-            By::Custom(_) => "custom",
-        });
+        let names = self.parts.iter().map(By::name);
         f.debug_list().entries(names).finish()
     }
 }
@@ -225,5 +268,11 @@ fn method(method: &Method) -> &str {
     }
 }
 
-const NO_DOOR: &str = "a RateLimitLayer counts callers and found no Identity in the request: put \
-                       an AuthLayer outside, or count by KeyBy::network()";
+fn no_auth_layer(layer: &str, by: &By) -> String {
+    let key = by.name();
+    format!(
+        "`{layer}::key(KeyBy::{key}())`: the request has passed no AuthLayer, so it has no \
+         {key}; put an `AuthLayer` outside of the {layer}, with `.optional()` if anonymous \
+         requests are allowed, or count by `KeyBy::network()`"
+    )
+}

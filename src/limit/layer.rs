@@ -7,12 +7,15 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::config::literal;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::limit::control::Control;
 use crate::limit::fields::Fields;
 use crate::limit::gate::Limited;
+use crate::limit::key::LimitKey;
 use crate::limit::key_by::KeyBy;
+use crate::limit::layer_names::LayerId;
 use crate::limit::limiter::Limiter;
 use crate::limit::memory::MemoryLimiter;
 use crate::limit::plans::Plans;
@@ -27,6 +30,10 @@ pub struct RateLimitLayer<L = MemoryLimiter> {
 /// The settings, shared by all services of a layer.
 pub(crate) struct Limit<L> {
     pub(crate) limiter: Arc<L>,
+    /// Part of the key of each budget.
+    pub(crate) name: Box<str>,
+    shares_budgets: bool,
+    id: Arc<LayerId>,
     pub(crate) quotas: Choice,
     pub(crate) key: KeyBy,
     pub(crate) cost: Option<Arc<CostOf>>,
@@ -92,6 +99,9 @@ impl RateLimitLayer {
     fn of(quotas: Choice) -> Self {
         let limit = Limit {
             limiter: Arc::new(MemoryLimiter::new()),
+            name: Box::default(),
+            shares_budgets: false,
+            id: Arc::default(),
             quotas,
             key: KeyBy::principal(),
             cost: None,
@@ -107,13 +117,19 @@ impl RateLimitLayer {
 }
 
 impl<L: Limiter> RateLimitLayer<L> {
-    /// Keeps budgets there.
+    /// Sets the limiter that stores the budgets. Defaults to a [`MemoryLimiter`] of this layer.
+    ///
+    /// A limiter, or clones of it, can serve several layers if each has a
+    /// [`name`](Self::name) of its own.
     #[must_use]
     pub fn limiter<M: Limiter>(self, limiter: M) -> RateLimitLayer<M> {
         let limit = Arc::unwrap_or_clone(self.limit);
         RateLimitLayer {
             limit: Arc::new(Limit {
                 limiter: Arc::new(limiter),
+                name: limit.name,
+                shares_budgets: limit.shares_budgets,
+                id: Arc::default(),
                 quotas: limit.quotas,
                 key: limit.key,
                 cost: limit.cost,
@@ -125,7 +141,53 @@ impl<L: Limiter> RateLimitLayer<L> {
         }
     }
 
-    /// Sets what is counted by: the principal unless set.
+    /// Sets the name that keeps the budgets of this layer apart from those of other layers with
+    /// the same limiter. Defaults to the empty name.
+    ///
+    /// Processes share budgets if the limiter, the name and the names of the quotas are the
+    /// same, so the name must not change between processes or versions.
+    ///
+    /// # Panics
+    /// [`Layer::layer`] panics if another layer with the same limiter, or a clone of it, has
+    /// the same name and is still in use. A clone of this layer is the same layer until one of
+    /// its settings is changed.
+    ///
+    /// ```
+    /// use tollgate::limit::{MemoryLimiter, Quota, RateLimitLayer};
+    /// use tower::Layer;
+    ///
+    /// let limiter = MemoryLimiter::new(); // or a `RedisLimiter`
+    /// let api = RateLimitLayer::new(Quota::per_minute(600)).limiter(limiter.clone());
+    /// let search = RateLimitLayer::new(Quota::per_minute(10))
+    ///     .limiter(limiter)
+    ///     .name("search");
+    /// let service = api.layer(search.layer(()));
+    /// ```
+    #[must_use]
+    pub fn name(self, name: &str) -> Self {
+        self.set(|limit| limit.name = name.into())
+    }
+
+    /// Shares the budgets of this layer with other layers of the same limiter and
+    /// [`name`](Self::name), for instance for two servers in one process that charge different
+    /// costs. Each of those layers must call this. Quotas with the same name are one budget.
+    ///
+    /// ```
+    /// use tollgate::limit::{MemoryLimiter, Quota, RateLimitLayer};
+    /// use tower::Layer;
+    ///
+    /// let limiter = MemoryLimiter::new();
+    /// let limit = || RateLimitLayer::new(Quota::per_minute(600)).limiter(limiter.clone());
+    /// let reads = limit().share_budgets();
+    /// let writes = limit().share_budgets().cost(|_| 5);
+    /// let services = (reads.layer(()), writes.layer(()));
+    /// ```
+    #[must_use]
+    pub fn share_budgets(self) -> Self {
+        self.set(|limit| limit.shares_budgets = true)
+    }
+
+    /// Sets the key that requests are counted by. Defaults to [`KeyBy::principal`].
     #[must_use]
     pub fn key(self, key: KeyBy) -> Self {
         self.set(|limit| limit.key = key)
@@ -139,7 +201,7 @@ impl<L: Limiter> RateLimitLayer<L> {
         self.set(|limit| limit.cost = Some(Arc::new(cost)))
     }
 
-    /// Sets what clients are told about their budget.
+    /// Sets the rate-limit headers of responses. Defaults to [`Fields::Draft10`].
     #[must_use]
     pub fn fields(self, fields: Fields) -> Self {
         self.set(|limit| limit.fields = fields)
@@ -177,12 +239,20 @@ impl<L: Limiter> RateLimitLayer<L> {
     }
 
     fn set(mut self, change: impl FnOnce(&mut Limit<L>)) -> Self {
-        change(Arc::make_mut(&mut self.limit));
+        let limit = Arc::make_mut(&mut self.limit);
+        change(limit);
+        // Services that were made with the earlier settings belong to another layer.
+        limit.id = Arc::default();
         self
     }
 }
 
 impl<L> Limit<L> {
+    /// Returns the key of a budget of this layer.
+    pub(crate) fn key_of<'k>(&'k self, key: &LimitKey<'k>) -> LimitKey<'k> {
+        key.of_layer(&self.name)
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         match &self.clock {
             Some(clock) => clock.now(),
@@ -195,6 +265,9 @@ impl<L> Clone for Limit<L> {
     fn clone(&self) -> Self {
         Self {
             limiter: Arc::clone(&self.limiter),
+            name: self.name.clone(),
+            shares_budgets: self.shares_budgets,
+            id: Arc::default(),
             quotas: self.quotas.clone(),
             key: self.key.clone(),
             cost: self.cost.clone(),
@@ -217,16 +290,27 @@ impl<L> Clone for RateLimitLayer<L> {
 impl<L> fmt::Debug for RateLimitLayer<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
+            .field("name", &self.limit.name)
             .field("key", &self.limit.key)
             .field("fields", &self.limit.fields)
             .finish_non_exhaustive()
     }
 }
 
-impl<S, L> Layer<S> for RateLimitLayer<L> {
+impl<S, L: Limiter> Layer<S> for RateLimitLayer<L> {
     type Service = Gate<S, Limited<L>>;
 
+    /// Wraps a service.
+    ///
+    /// # Panics
+    /// Panics if another layer with the same limiter has the same
+    /// [`name`](RateLimitLayer::name).
+    #[track_caller]
     fn layer(&self, inner: S) -> Self::Service {
+        let limit = &*self.limit;
+        if let Some(names) = limit.limiter.layer_names() {
+            literal(names.claim(&limit.name, &limit.id, limit.shares_budgets));
+        }
         Gate::new(
             inner,
             Limited {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::limit::gcra::{Cell, Rate, Step};
 use crate::limit::key::LimitKey;
+use crate::limit::layer_names::LayerNames;
 use crate::limit::quotas::Quotas;
 use crate::pending::Pending;
 
@@ -39,6 +40,15 @@ pub trait Limiter: Send + Sync + 'static {
 
     /// What names a key to this limiter.
     fn ticket(&self, key: &LimitKey<'_>) -> Ticket;
+
+    /// Returns the names of the layers that keep their budgets in this limiter. Clones that
+    /// share budgets must return the same [`LayerNames`]. A limiter that wraps another one
+    /// returns those of the other.
+    ///
+    /// Defaults to `None`: two layers with the same name are not detected then.
+    fn layer_names(&self) -> Option<&LayerNames> {
+        None
+    }
 }
 
 /// A key, as its limiter knows it, and where it was paid for it.
@@ -174,6 +184,14 @@ impl Decision {
             Verdict::Admitted => None,
             Verdict::Refused { wait, .. } => wait,
             Verdict::Banned { wait } => Some(wait),
+        }
+    }
+
+    /// Returns the units that a client may still use of a quota: 0 while it is banned.
+    pub(crate) fn left(&self, rate: &Rate, cell: Cell) -> u32 {
+        match self.verdict {
+            Verdict::Banned { .. } => 0,
+            _ => rate.remaining(cell, self.now),
         }
     }
 

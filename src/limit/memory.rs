@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use crate::clock::Timestamp;
 use crate::limit::gcra::Cell;
 use crate::limit::key::LimitKey;
+use crate::limit::layer_names::LayerNames;
 use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Ticket, Verdict};
 use crate::limit::quotas::Quotas;
 use crate::pending::Pending;
@@ -44,6 +45,7 @@ struct Inner {
     seed: RandomState,
     /// Of each shard.
     capacity: usize,
+    layers: LayerNames,
 }
 
 /// On a cache line of its own, so that neighbours do not wait for each other.
@@ -93,6 +95,7 @@ impl MemoryLimiter {
                 capacity: budgets
                     .div_ceil(SHARDS)
                     .clamp(LOOKED_AT, usize::MAX / SHARDS),
+                layers: LayerNames::new(),
             }),
         }
     }
@@ -213,6 +216,10 @@ impl Limiter for MemoryLimiter {
 
     fn ticket(&self, key: &LimitKey<'_>) -> Ticket {
         Ticket::new(key.hash_with(&self.inner.seed).into())
+    }
+
+    fn layer_names(&self) -> Option<&LayerNames> {
+        Some(&self.inner.layers)
     }
 }
 

@@ -49,8 +49,9 @@
 //!   [`ThrottleLayer`](crate::auth::ThrottleLayer).
 //! - Budgets in memory are those of one process. Where there are several, each has its own,
 //!   unless the limiter is one that they share, as `RedisLimiter` with the feature `redis`.
-//! - Two layers that count by the same keys need limiters of their own, or quotas of other
-//!   names: budgets are by key and name.
+//! - A limiter can serve several layers if each has a
+//!   [`name`](RateLimitLayer::name) of its own. The second layer without one panics when it is
+//!   applied.
 //!
 //! # Cost
 //! In memory: a look-up for each quota; nothing is allocated to decide. What clients are told
@@ -64,6 +65,7 @@ pub(crate) mod gcra;
 mod key;
 mod key_by;
 mod layer;
+mod layer_names;
 mod limiter;
 mod memory;
 mod plans;
@@ -71,9 +73,10 @@ mod quota;
 mod quotas;
 #[cfg(feature = "redis")]
 mod redis;
+mod standing;
 
 #[cfg(feature = "redis")]
-pub use self::redis::{Fallbacks, RedisFault, RedisLimiter, RedisStatus, WhenDown};
+pub use self::redis::{Fallbacks, RedisFault, RedisLimiter, RedisStatus, WarmUpError, WhenDown};
 pub use concurrency::{ConcurrencyLayer, Concurrent};
 pub use control::Control;
 pub use fields::Fields;
@@ -81,6 +84,7 @@ pub use gate::{Cost, Limited};
 pub use key::LimitKey;
 pub use key_by::KeyBy;
 pub use layer::RateLimitLayer;
+pub use layer_names::LayerNames;
 pub use limiter::{Decision, Limiter, LimiterUnavailable, Ticket};
 pub use memory::MemoryLimiter;
 pub use plans::Plans;

@@ -139,10 +139,11 @@ impl Quota {
     pub fn try_named(self, name: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         let name = name.into();
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(is_plain) {
-            return Err(ConfigError::new(
-                "the name of a quota is made of letters, digits, `-`, `_` and `.`",
-            ));
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
+            return Err(ConfigError::new(format!(
+                "`Quota::named({name:?})`: this is not a quota name; use 1 to {LONGEST_NAME} ASCII \
+                 letters, digits, `-`, `_` and `.`"
+            )));
         }
         Ok(Self { name, ..self })
     }
@@ -190,20 +191,28 @@ impl Quota {
     }
 
     fn checked(self) -> Result<Self, ConfigError> {
-        let mistake = if self.count == 0 || self.count > MOST || self.burst > MOST {
-            "a quota is of 1 to a billion units"
-        } else if self.burst == 0 {
-            "a quota without a burst would admit nothing"
-        } else if self.period < Duration::from_millis(1) || self.period > YEAR {
-            "the period of a quota is a millisecond to 366 days"
-        } else if self.period.as_secs_f64() * f64::from(self.burst) / f64::from(self.count)
-            > 10.0 * YEAR.as_secs_f64()
-        {
-            "the burst of a quota comes back within ten years"
+        let Self {
+            count,
+            period,
+            burst,
+            name,
+        } = &self;
+        let refill = period.as_secs_f64() * f64::from(*burst) / f64::from(*count);
+        let mistake = if *count == 0 || *count > MOST {
+            format!("the count is {count}; use 1 to {MOST}")
+        } else if *burst == 0 || *burst > MOST {
+            format!("the burst of the quota `{name}` is {burst}; use 1 to {MOST}")
+        } else if *period < Duration::from_millis(1) || *period > YEAR {
+            format!("the period is {period:?}; use 1 ms to 366 days")
+        } else if refill > 10.0 * YEAR.as_secs_f64() {
+            format!(
+                "a burst of {burst} at {count} per {period:?} takes more than ten years to refill; \
+                 use a smaller burst or a higher rate"
+            )
         } else {
             return Ok(self);
         };
-        Err(ConfigError::new(mistake))
+        Err(ConfigError::new(format!("`Quota`: {mistake}")))
     }
 }
 
@@ -220,6 +229,7 @@ impl fmt::Debug for Quota {
 }
 
 const MOST: u32 = 1_000_000_000;
+const LONGEST_NAME: usize = 64;
 const YEAR: Duration = Duration::from_secs(366 * 86_400);
 
 #[cfg(test)]
@@ -227,27 +237,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_work_is_refused_when_it_is_made() {
+    fn errors_name_the_setting_the_value_and_the_fix() {
         let second = Duration::from_secs(1);
-        for (count, period) in [
-            (0, second),
-            (u32::MAX, second),
-            (1, Duration::ZERO),
-            (1, Duration::from_nanos(1)),
-            (1, Duration::MAX),
-            (1, Duration::from_secs(400 * 366 * 86_400)),
+        let per = |count, period| Quota::try_per(count, period).map(|_| ());
+        let burst = |burst| Quota::per_day(1).try_burst(burst).map(|_| ());
+        let named = |name: &'static str| Quota::per_day(1).try_named(name).map(|_| ());
+        for (made, expected) in [
+            (
+                per(0, second),
+                "`Quota`: the count is 0; use 1 to 1000000000",
+            ),
+            (per(u32::MAX, second), "the count is 4294967295; use"),
+            (per(1, Duration::ZERO), "the period is 0ns; use 1 ms"),
+            (per(1, Duration::from_nanos(1)), "the period is 1ns; use"),
+            (per(1, Duration::MAX), "the period is 18446744073709551615"),
+            (
+                per(1, Duration::from_secs(400 * 366 * 86_400)),
+                "the period is 12648960000s; use 1 ms to 366 days",
+            ),
+            (burst(0), "the burst of the quota `day` is 0; use 1 to"),
+            (
+                burst(u32::MAX),
+                "the burst of the quota `day` is 4294967295",
+            ),
+            (
+                burst(4_000),
+                "a burst of 4000 at 1 per 86400s takes more than ten years",
+            ),
+            (
+                named(""),
+                "`Quota::named(\"\")`: this is not a quota name; use",
+            ),
+            (named("a b"), "\"a b\""),
+            (named("a\""), r#"a\""#),
+            (named("é"), "é"),
+            (named("a\n"), r"a\n"),
         ] {
-            assert!(
-                Quota::try_per(count, period).is_err(),
-                "{count} per {period:?}"
-            );
+            let text = made.unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
         }
-        let quota = Quota::per_day(1);
-        assert!(quota.clone().try_burst(0).is_err());
-        assert!(quota.clone().try_burst(3_000).is_ok());
-        assert!(quota.clone().try_burst(4_000).is_err());
-        for name in ["", "a b", "a\"", "é", "a\n"] {
-            assert!(quota.clone().try_named(name).is_err(), "{name:?}");
-        }
+        assert_eq!(burst(3_000), Ok(()));
     }
 }

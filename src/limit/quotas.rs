@@ -55,14 +55,22 @@ impl Quotas {
     pub fn try_new(quotas: impl IntoIterator<Item = Quota>) -> Result<Self, ConfigError> {
         let quotas: Box<[Quota]> = quotas.into_iter().collect();
         if !(1..=Self::MOST).contains(&quotas.len()) {
-            return Err(ConfigError::new("a caller is held to one to four quotas"));
+            return Err(ConfigError::new(format!(
+                "`Quotas::new`: there are {} quotas; give 1 to {}",
+                quotas.len(),
+                Self::MOST
+            )));
         }
         for (at, quota) in quotas.iter().enumerate() {
             if quotas[..at]
                 .iter()
                 .any(|other| other.name() == quota.name())
             {
-                return Err(ConfigError::new("two quotas have the same name"));
+                return Err(ConfigError::new(format!(
+                    "`Quotas::new`: two quotas have the name {:?}; give one of them another name \
+                     with `.named(\"…\")`",
+                    quota.name()
+                )));
             }
         }
         Ok(Self::of(quotas))

@@ -2,11 +2,14 @@
 
 mod breaker;
 mod denials;
+mod failure;
 mod fault;
 mod link;
+mod rights;
 mod script;
 mod share;
 mod status;
+mod warm_up;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,10 +21,12 @@ use redis::{Client, Cmd, FromRedisValue, IntoConnectionInfo, Value};
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, literal};
 use crate::limit::key::LimitKey;
+use crate::limit::layer_names::LayerNames;
 use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Paid, Ticket};
 use crate::limit::quotas::Quotas;
 use crate::limit::redis::breaker::{Breaker, Pass};
 use crate::limit::redis::denials::Denials;
+use crate::limit::redis::failure::Failure;
 use crate::limit::redis::link::{Connection, Link};
 use crate::limit::redis::script::Call;
 use crate::limit::redis::share::Local;
@@ -32,6 +37,7 @@ use crate::timeout::Timer;
 pub use crate::limit::redis::fault::RedisFault;
 pub use crate::limit::redis::share::WhenDown;
 pub use crate::limit::redis::status::{Fallbacks, RedisStatus};
+pub use crate::limit::redis::warm_up::WarmUpError;
 
 /// Budgets in Redis or Valkey, for as many processes as ask. One round trip, and one script
 /// that decides about all quotas of a caller at once.
@@ -63,8 +69,10 @@ pub use crate::limit::redis::status::{Fallbacks, RedisStatus};
 /// long after each probe that fails, up to five seconds. [`RedisLimiter::status`] counts all
 /// of that.
 ///
-/// What needs a person, a wrong password or a right that is missing, is an event of the level
-/// error, once. Nothing here prints an address, a password or a key.
+/// Mistakes that an operator has to correct, such as a wrong password, a missing right or an
+/// unknown CA, are logged at the level ERROR with the cause and the fix: once, and again if they
+/// come back after a minute. The log never has a password, a caller or a key in it. The cause of
+/// a TLS error may name the host.
 ///
 /// # What is stored
 /// A string for each caller and set of names of quotas, `tg:{digest}:fingerprint`, of 16
@@ -81,14 +89,22 @@ pub use crate::limit::redis::status::{Fallbacks, RedisStatus};
 /// - Redis 5 or later, or Valkey; the primary, and not a replica.
 /// - A `maxmemory-policy` of `noeviction` or `volatile-ttl`. What is evicted admits one burst
 ///   too many.
-/// - Users need `EVALSHA`, `SCRIPT LOAD`, `GET`, `SET`, `DEL` and `TIME` on `tg:*`.
+/// - No Redis Cluster: [`warm_up`](Self::warm_up) rejects a node of one. Without it, the node
+///   decides about the budgets in its own slots. The limit of all other callers is enforced in
+///   each process apart, as [`when_down`](Self::when_down) says, and an event of the level ERROR
+///   names the fix. One caller's budget on another node does not affect other callers.
+/// - Call [`warm_up`](Self::warm_up) at start. Otherwise the first requests find no connection,
+///   and miss their [`deadline`](Self::deadline) if a TLS handshake takes longer.
+/// - The user needs these rights: `~tg:* +evalsha +script|load +get +set +del +time`, and
+///   `+select` if the URL names a database other than 0. With `+info`, a cluster is recognized
+///   at start.
 /// - For `rediss://`, turn on a TLS feature of the crate `redis` in your own `Cargo.toml`:
 ///   `tokio-rustls-comp`, with the provider of rustls that you use, or
 ///   `tokio-native-tls-comp`.
 ///
 /// # Cost
-/// A round trip, in a box. Nothing is done when it is made: the connection is opened at the
-/// first request, on the runtime of that request, and all share it.
+/// A round trip, in a box. All requests share one connection, which is opened by
+/// [`warm_up`](Self::warm_up) or by the first request, on the runtime of that caller.
 #[derive(Clone)]
 pub struct RedisLimiter {
     inner: Arc<Inner>,
@@ -111,6 +127,9 @@ struct Inner {
 struct Settings {
     client: Client,
     name: Box<str>,
+    /// Of the layers that use limiters of this name.
+    layers: LayerNames,
+    connect_timeout: Duration,
     secret: Box<[u8]>,
     deadline: Duration,
     when_down: WhenDown,
@@ -136,17 +155,25 @@ impl RedisLimiter {
         Self::with(Settings {
             client,
             name: "".into(),
+            layers: LayerNames::new(),
+            connect_timeout: Duration::from_secs(1),
             secret: Box::default(),
             deadline: Duration::from_millis(50),
             when_down: WhenDown::default(),
         })
     }
 
-    /// Names the limit. Limits with the same name share their budgets, in all processes; so
-    /// give each its own where they are not to.
+    /// Sets a name for the budgets of this limiter. Defaults to the empty name. Limiters with the
+    /// same name, of any process, share their budgets; in one process, clones that serve several
+    /// layers also need a [`RateLimitLayer::name`](crate::limit::RateLimitLayer::name) for each.
     #[must_use]
     pub fn name(self, name: &str) -> Self {
-        self.set(|settings| settings.name = name.into())
+        self.set(|settings| {
+            if *settings.name != *name {
+                settings.layers = LayerNames::new();
+            }
+            settings.name = name.into();
+        })
     }
 
     /// Mixes a secret into the digests that callers are known by, the same in all processes.
@@ -156,8 +183,20 @@ impl RedisLimiter {
         self.set(|settings| settings.secret = secret.into())
     }
 
-    /// Sets how long a request waits for Redis, a connection included: 50 ms unless set, and
-    /// a millisecond to ten seconds.
+    /// Sets how long opening a connection may take, including the TLS handshake and `AUTH`.
+    /// Defaults to 1 second. Clamped to 1 millisecond to 60 seconds.
+    ///
+    /// Requests do not wait that long: see [`deadline`](Self::deadline). A request that gives up
+    /// waiting leaves the connection to be opened for those after it. Use
+    /// [`warm_up`](Self::warm_up) to open it before the first request.
+    #[must_use]
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        let timeout = timeout.clamp(Duration::from_millis(1), Duration::from_secs(60));
+        self.set(|settings| settings.connect_timeout = timeout)
+    }
+
+    /// Sets how long a request waits for Redis, including for a connection that is being opened.
+    /// Defaults to 50 milliseconds. Clamped to 1 millisecond to 10 seconds.
     #[must_use]
     pub fn deadline(self, deadline: Duration) -> Self {
         let deadline = deadline.clamp(Duration::from_millis(1), Duration::from_secs(10));
@@ -180,9 +219,13 @@ impl RedisLimiter {
     /// Where `when_down` panics.
     pub fn try_when_down(self, when_down: WhenDown) -> Result<Self, ConfigError> {
         match when_down {
-            WhenDown::LocalShare { share, of } if share == 0 || share > of => Err(
-                ConfigError::new("the share of a node is something, and not more than the whole"),
-            ),
+            WhenDown::LocalShare { share, of } if share == 0 || share > of => {
+                Err(ConfigError::new(format!(
+                    "`RedisLimiter::when_down(LocalShare {{ share: {share}, of: {of} }})`: the \
+                     share must be at least 1 and at most `of`; for one of four nodes, use \
+                     `LocalShare {{ share: 1, of: 4 }}`"
+                )))
+            }
             _ => Ok(self.set(|settings| settings.when_down = when_down)),
         }
     }
@@ -196,7 +239,7 @@ impl RedisLimiter {
     fn with(settings: Settings) -> Self {
         Self {
             inner: Arc::new(Inner {
-                link: Link::new(settings.client.clone()),
+                link: Link::new(settings.client.clone(), settings.connect_timeout),
                 breaker: Breaker::default(),
                 denials: Denials::new(),
                 local: Local::new(settings.when_down),
@@ -232,7 +275,7 @@ impl RedisLimiter {
             let mut telling = telling;
             let told = telling.inner.send::<Value>(&command).await;
             telling.has_arrived = told.is_ok();
-            permit.conclude(told.err());
+            permit.conclude(told.as_ref().err());
         })
     }
 }
@@ -279,6 +322,10 @@ impl Limiter for RedisLimiter {
         let digest = key.digest(&self.inner.settings.secret, &self.inner.settings.name);
         Ticket::new(u128::from_be_bytes(digest))
     }
+
+    fn layer_names(&self) -> Option<&LayerNames> {
+        Some(&self.inner.settings.layers)
+    }
 }
 
 async fn ask(
@@ -297,10 +344,10 @@ async fn ask(
         let decided = script::decision(&answer, &quotas, cost, ticket);
         decided.map_err(|fault| {
             inner.link.discard_open();
-            Failure { fault, weight: 1 }
+            Failure::new(fault)
         })
     });
-    permit.conclude(decided.as_ref().err().copied());
+    permit.conclude(decided.as_ref().err());
     let Ok(mut decision) = decided else {
         return inner.fall_back(ticket, &quotas, cost, now);
     };
@@ -334,18 +381,13 @@ impl Inner {
         let sent = self
             .timer
             .within(self.settings.deadline, self.exchange(command));
-        sent.await.unwrap_or(Err(Failure {
-            fault: RedisFault::TimedOut,
-            weight: 1,
-        }))
+        sent.await
+            .unwrap_or_else(|| Err(Failure::new(RedisFault::TimedOut)))
     }
 
     async fn exchange<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
         let opened = self.link.connection().await;
-        let mut connection = opened.map_err(|fault| Failure {
-            fault,
-            weight: breaker::TRIPS,
-        })?;
+        let mut connection = opened.map_err(|failure| failure.weighing(breaker::TRIPS))?;
         let loads = self.loads.load(Ordering::Acquire);
         match self.send_once(&mut connection, command).await {
             // The one error that says that nothing has happened.
@@ -376,11 +418,12 @@ impl Inner {
         self.watch.round_trips.add();
         let sent = command.query_async(&mut connection.redis).await;
         sent.map_err(|error| {
-            let fault = RedisFault::of(&error);
+            let failure = Failure::of(error);
+            let fault = failure.fault;
             let is_first = fault.ends_connection() && self.link.discard(connection);
             // However many were on a connection that is cut, it is cut once.
             let weight = u32::from(is_first || fault != RedisFault::Unreachable);
-            Failure { fault, weight }
+            failure.weighing(weight)
         })
     }
 }
@@ -402,13 +445,6 @@ impl Drop for Telling {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Failure {
-    fault: RedisFault,
-    /// How much it matters to the breaker.
-    weight: u32,
-}
-
 /// To ask Redis once.
 struct Permit {
     inner: Arc<Inner>,
@@ -425,7 +461,7 @@ impl Permit {
         })
     }
 
-    fn conclude(mut self, failure: Option<Failure>) {
+    fn conclude(mut self, failure: Option<&Failure>) {
         self.is_concluded = true;
         let Inner {
             breaker,
@@ -434,23 +470,23 @@ impl Permit {
             ..
         } = &*self.inner;
         let now = Instant::now();
-        let has_failed = match failure {
-            Some(Failure { fault, weight }) if !fault.is_of_one_key() => {
-                let is_outage = breaker.failed(self.pass, weight, now);
-                watch.failed(fault, is_outage, now);
+        match failure {
+            Some(failure) if !failure.is_of_one_key => {
+                let is_outage = breaker.failed(self.pass, failure.weight, now);
+                watch.failed(failure, is_outage, now);
                 if is_outage {
                     // It may have fallen silent: the probe tries another one.
                     link.discard_open();
                 }
-                true
+                return;
             }
-            Some(Failure { fault, .. }) => {
-                watch.failed(fault, false, now);
-                false
+            // The server has answered: it decides about other budgets.
+            Some(failure) => {
+                watch.failed(failure, failure.fault == RedisFault::ClusterDown, now);
             }
-            None => false,
-        };
-        if !has_failed && breaker.succeeded(self.pass) {
+            None => {}
+        }
+        if breaker.succeeded(self.pass) {
             watch.recovered();
         }
     }
@@ -475,10 +511,11 @@ impl fmt::Debug for RedisLimiter {
     }
 }
 
-/// The URL is not told: it may have a password in it.
+/// Does not repeat the URL, because it may contain a password.
 fn not_a_url() -> ConfigError {
     ConfigError::new(
-        "the URL of a Redis reads redis://[user:password@]host[:port][/database]; rediss:// \
-         needs a TLS feature of the crate `redis`",
+        "`RedisLimiter::new`: the URL cannot be used; write it as \
+         `redis://[user:password@]host[:port][/database]`, or with `rediss://` and a TLS feature \
+         of the crate `redis`",
     )
 }

@@ -26,6 +26,7 @@ mod keys;
 mod lapse;
 mod leaks;
 mod lifecycle;
+mod limit_headers;
 mod limits;
 #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
 mod metrics;
@@ -45,6 +46,7 @@ mod rotation;
 mod rules;
 #[cfg(feature = "tonic")]
 mod servers;
+mod shared_limiters;
 mod structured;
 mod support;
 mod throttle;

@@ -46,6 +46,7 @@ plain! {
     Cost: tollgate::limit::Cost,
     Fields: tollgate::limit::Fields,
     KeyBy: tollgate::limit::KeyBy,
+    LayerNames: tollgate::limit::LayerNames,
     LimitKey: tollgate::limit::LimitKey<'static>,
     Limited: tollgate::limit::Limited<tollgate::limit::MemoryLimiter>,
     LimiterUnavailable: tollgate::limit::LimiterUnavailable,
@@ -137,20 +138,24 @@ const HIDDEN: [&str; 10] = [
 ];
 
 /// Those that are there with the feature `redis`.
-const REDIS: [&str; 5] = [
+const REDIS: [&str; 6] = [
     "Fallbacks",
     "RedisFault",
     "RedisLimiter",
     "RedisStatus",
+    "WarmUpError",
     "WhenDown",
 ];
 
 #[cfg(feature = "redis")]
-#[test]
-fn a_limiter_in_redis_does_not_print_its_password() {
+#[tokio::test]
+async fn a_limiter_in_redis_does_not_print_its_password() {
     use tollgate::limit::{RedisLimiter, WhenDown};
     let limiter = RedisLimiter::new("redis://ann:pa55w0rd@127.0.0.1:1/").unwrap();
     let text = format!("{limiter:?} {:?} {:?}", limiter.status(), WhenDown::Open);
+    assert!(!text.contains("pa55w0rd"), "{text}");
+    let error = limiter.warm_up().await.unwrap_err();
+    let text = format!("{error} {error:?}");
     assert!(!text.contains("pa55w0rd"), "{text}");
     let text = format!(
         "{:?}",

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +16,11 @@ use tollgate::keys::{
 };
 use tollgate::{ApiKeys, Identity, Rejection};
 use tower::{Service, ServiceExt};
+use tracing::Dispatch;
 use tracing::field::{Field, Visit};
-use tracing_subscriber::layer::Context;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 
@@ -376,6 +379,17 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
 }
 
 impl Events {
+    /// Collects the events of this thread until the guard is dropped.
+    pub(crate) fn listen() -> (Self, DefaultGuard) {
+        // While there is one subscriber only, tracing caches what the thread that reaches an
+        // event first thinks of it, which may be a thread of another test without a subscriber.
+        static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(registry()));
+        LazyLock::force(&SECOND);
+        let events = Self::default();
+        let subscriber = registry().with(events.clone());
+        (events, tracing::subscriber::set_default(subscriber))
+    }
+
     pub(crate) fn clear(&self) {
         self.0.lock().unwrap().clear();
     }

@@ -1,19 +1,25 @@
-//! [`RedisFault`]: what Redis answers when it does not answer.
+//! [`RedisFault`]: reasons why a call to Redis failed.
 
 use std::fmt;
 
 use redis::{ErrorKind, RedisError};
 
-/// Why Redis could not be asked.
+use crate::limit::redis::rights;
+
+/// The reason why a call to Redis failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RedisFault {
     /// It is busy with a script that does not end (`BUSY`).
     Busy,
-    /// The cluster does not serve all of its slots (`CLUSTERDOWN`).
+    /// The server is a node of a Redis Cluster, which
+    /// [`warm_up`](crate::limit::RedisLimiter::warm_up) rejects.
+    Cluster,
+    /// The cluster does not serve the slot of the budget, or is down (`CLUSTERDOWN`).
     ClusterDown,
-    /// The user may not do what the limiter does (`NOPERM`): it needs `EVALSHA`, `SCRIPT LOAD`,
-    /// `GET`, `SET`, `DEL` and `TIME` on `tg:*`.
+    /// The user lacks a right (`NOPERM`, or an ACL failure in the script). The log names it.
+    /// A limiter needs `~tg:* +evalsha +script|load +get +set +del +time`, and `+select` if the
+    /// URL names a database.
     Forbidden,
     /// It still reads its data from disk (`LOADING`).
     Loading,
@@ -22,7 +28,8 @@ pub enum RedisFault {
     /// A replica has lost its primary (`MASTERDOWN`), or a primary its replicas
     /// (`NOREPLICAS`).
     MasterDown,
-    /// It is a node of a cluster, and the budget is on another (`MOVED`, `ASK`).
+    /// The server is a node of a Redis Cluster, and the budget is on another node (`MOVED`,
+    /// `ASK`, `CROSSSLOT`). Only this budget is affected.
     Moved,
     /// There is no tokio runtime to ask it on.
     NoRuntime,
@@ -36,13 +43,17 @@ pub enum RedisFault {
     ScriptLost,
     /// It took longer than the deadline.
     TimedOut,
+    /// The TLS handshake failed, for instance because the CA of the server's certificate is not
+    /// trusted. The log has the cause.
+    Tls,
     /// It has more clients than it may have.
     TooManyClients,
-    /// A slot of a cluster is on its way to another node (`TRYAGAIN`).
+    /// The slot of the budget is migrating to another node of a cluster (`TRYAGAIN`). Only
+    /// budgets of this slot are affected.
     TryAgain,
     /// The password is wrong, or missing (`NOAUTH`, `WRONGPASS`).
     Unauthenticated,
-    /// There is no connection, or it was cut.
+    /// There is no connection, or it was cut. The log has the cause.
     Unreachable,
     /// Somebody else keeps something else under the key of a budget (`WRONGTYPE`).
     WrongType,
@@ -66,7 +77,7 @@ impl RedisFault {
 
     fn of_code(code: &str) -> Option<Self> {
         Some(match code {
-            "ASK" | "MOVED" => Self::Moved,
+            "ASK" | "CROSSSLOT" | "MOVED" => Self::Moved,
             "BUSY" => Self::Busy,
             "CLUSTERDOWN" => Self::ClusterDown,
             "LOADING" => Self::Loading,
@@ -87,18 +98,42 @@ impl RedisFault {
     pub const fn is_misconfiguration(self) -> bool {
         matches!(
             self,
-            Self::Forbidden
+            Self::Cluster
+                | Self::Forbidden
                 | Self::Moved
                 | Self::NoRuntime
                 | Self::OutOfMemory
+                | Self::Tls
                 | Self::Unauthenticated
                 | Self::WrongType
         )
     }
 
-    /// Whether only this budget is affected, and Redis is well.
+    /// Returns whether only this budget, or its slot, is affected.
     pub(super) const fn is_of_one_key(self) -> bool {
-        matches!(self, Self::WrongType)
+        matches!(self, Self::Moved | Self::TryAgain | Self::WrongType)
+    }
+
+    /// Returns the remedy, for the log and for errors.
+    pub(super) const fn fix(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Cluster | Self::ClusterDown | Self::Moved => {
+                "connect the limiter to a Redis or Valkey server that is not part of a cluster"
+            }
+            Self::Forbidden => rights::GRANT,
+            Self::NoRuntime => "use the limiter on a tokio runtime",
+            Self::OutOfMemory => "raise `maxmemory`, or repair what Redis cannot write to",
+            Self::ReadOnly => "connect the limiter to the primary",
+            Self::Tls => {
+                "trust the CA of the server: pass it to `redis::Client::build_with_tls` and the \
+                 client to `RedisLimiter::from_client`"
+            }
+            Self::Unauthenticated => "correct the user and the password",
+            Self::WrongType => {
+                "keep other data out of the keys of the limiter, or set another `name`"
+            }
+            _ => return None,
+        })
     }
 
     /// Whether another connection may lead to a server that can do better.
@@ -112,18 +147,22 @@ impl RedisFault {
     const fn text(self) -> &'static str {
         match self {
             Self::Busy => "it is busy with a script",
-            Self::ClusterDown => "the cluster is down",
-            Self::Forbidden => "the user may not run the script",
+            Self::Cluster => "the server is a node of a Redis Cluster, which is not supported",
+            Self::ClusterDown => "the cluster does not serve the slot of the budget",
+            Self::Forbidden => "the user lacks a right",
             Self::Loading => "it is loading its data",
             Self::Malformed => "its answer makes no sense",
             Self::MasterDown => "the primary is down",
-            Self::Moved => "it is a node of a cluster",
+            Self::Moved => {
+                "the server is a node of a Redis Cluster, and the budget is on another node"
+            }
             Self::NoRuntime => "there is no tokio runtime",
             Self::Other => "it answered with an error",
             Self::OutOfMemory => "it cannot store any more",
             Self::ReadOnly => "it is a replica",
             Self::ScriptLost => "it forgets the script",
             Self::TimedOut => "it took too long",
+            Self::Tls => "the TLS handshake failed",
             Self::TooManyClients => "it has too many clients",
             Self::TryAgain => "a slot is moving",
             Self::Unauthenticated => "the password is not right",
@@ -144,6 +183,12 @@ impl fmt::Display for RedisFault {
 fn wrapped(detail: &str) -> Option<RedisFault> {
     if detail.contains("max number of clients") {
         return Some(RedisFault::TooManyClients);
+    }
+    if rights::is_about_rights(detail) {
+        return Some(RedisFault::Forbidden);
+    }
+    if detail.contains("not allowed in cluster mode") {
+        return Some(RedisFault::Cluster);
     }
     let words = detail.split(|char: char| !char.is_ascii_uppercase());
     words
@@ -181,6 +226,22 @@ mod tests {
             ("CLUSTERDOWN Hash slot not served", ClusterDown),
             ("MOVED 3999 127.0.0.1:6381", Moved),
             ("ASK 3999 127.0.0.1:6381", Moved),
+            (
+                "CROSSSLOT Keys in request don't hash to the same slot",
+                Moved,
+            ),
+            ("ERR SELECT is not allowed in cluster mode", Cluster),
+            (
+                "ERR ACL failure in script: User app has no permissions to run the 'time' command \
+                 script: 6b1b, on @user_script:12.",
+                Forbidden,
+            ),
+            (
+                "ERR Error running script (call to f_6b1b): @user_script:12: @user_script: 12: \
+                 The user executing the script can't run this command or subcommand",
+                Forbidden,
+            ),
+            ("NOPERM No permissions to access a key", Forbidden),
             (
                 "TRYAGAIN Multiple keys request during rehashing of slot",
                 TryAgain,

@@ -12,6 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
 use tokio::runtime::Handle;
 
+use crate::limit::redis::failure::Failure;
 use crate::limit::redis::fault::RedisFault;
 
 /// One connection, opened when it is first needed, and another one after it has failed.
@@ -21,6 +22,8 @@ use crate::limit::redis::fault::RedisFault;
 /// password that was refused, for ever.
 pub(super) struct Link {
     client: Client,
+    /// The timeout for opening a connection, apart from the deadline of requests.
+    timeout: Duration,
     state: Arc<Mutex<State>>,
 }
 
@@ -45,18 +48,19 @@ enum Stage {
     Open(MultiplexedConnection),
 }
 
-type Opening = Shared<Pin<Box<dyn Future<Output = Result<Connection, RedisFault>> + Send>>>;
+type Opening = Shared<Pin<Box<dyn Future<Output = Result<Connection, Failure>> + Send>>>;
 
 impl Link {
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: Client, timeout: Duration) -> Self {
         Self {
             client,
+            timeout,
             state: Arc::default(),
         }
     }
 
     /// The connection. Whoever stops waiting for it does not stop it from being opened.
-    pub(super) async fn connection(&self) -> Result<Connection, RedisFault> {
+    pub(super) async fn connection(&self) -> Result<Connection, Failure> {
         let (opening, id) = {
             let mut state = self.state.lock();
             match &state.stage {
@@ -96,13 +100,14 @@ impl Link {
         }
     }
 
-    fn open(&self, id: u64) -> Result<Opening, RedisFault> {
-        let runtime = Handle::try_current().map_err(|_| RedisFault::NoRuntime)?;
+    fn open(&self, id: u64) -> Result<Opening, Failure> {
+        let runtime = Handle::try_current().map_err(|_| Failure::new(RedisFault::NoRuntime))?;
         let (client, state) = (self.client.clone(), Arc::clone(&self.state));
+        let timeout = self.timeout;
         let task = runtime.spawn(async move {
             let config = AsyncConnectionConfig::new()
                 .set_pipeline_buffer_size(WAITING)
-                .set_connection_timeout(Some(LONGEST_OPENING))
+                .set_connection_timeout(Some(timeout))
                 .set_response_timeout(None);
             let opened = client
                 .get_multiplexed_async_connection_with_config(&config)
@@ -120,12 +125,12 @@ impl Link {
                     if is_current {
                         state.stage = Stage::Closed;
                     }
-                    Err(RedisFault::of(&error))
+                    Err(Failure::of_opening(error))
                 }
             }
         });
-        // A runtime without I/O makes it panic.
-        let opened = task.map(|opened| opened.unwrap_or(Err(RedisFault::Unreachable)));
+        // It panics on a runtime without I/O, and if rustls has no provider.
+        let opened = task.map(|opened| opened.unwrap_or_else(|error| Err(Failure::of_task(error))));
         Ok(opened.boxed().shared())
     }
 }
@@ -141,4 +146,3 @@ fn close(state: &Mutex<State>, id: u64) -> bool {
 
 /// How many commands may wait to be written. Those for which there is no room wait outside.
 const WAITING: usize = 1_024;
-const LONGEST_OPENING: Duration = Duration::from_secs(1);

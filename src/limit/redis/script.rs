@@ -99,6 +99,12 @@ pub(super) fn load() -> Cmd {
     command
 }
 
+pub(super) fn cluster_info() -> Cmd {
+    let mut command = redis::cmd("INFO");
+    command.arg("cluster");
+    command
+}
+
 pub(super) fn reset(ticket: Ticket, quotas: &Quotas) -> Cmd {
     let keys = Keys::of(ticket, quotas);
     let mut command = redis::cmd("DEL");

@@ -1,10 +1,12 @@
 //! [`RedisStatus`]: how things stand with Redis.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::limit::redis::failure::Failure;
 use crate::limit::redis::fault::RedisFault;
 use crate::limit::redis::share::WhenDown;
 
@@ -68,7 +70,7 @@ pub(super) struct Counter(AtomicU64);
 struct Trouble {
     last: Option<RedisFault>,
     /// What was reported, and when it was seen last.
-    reported: Option<(RedisFault, Instant)>,
+    reported: Option<(RedisFault, Option<Arc<str>>, Instant)>,
 }
 
 impl Counter {
@@ -106,27 +108,31 @@ impl Watch {
         }
     }
 
-    /// One call has failed. It is worth an event if nothing is asked from now on, or if
-    /// somebody has to do something.
-    pub(super) fn failed(&self, fault: RedisFault, is_outage: bool, now: Instant) {
+    /// Records a failure. Logs it if `is_outage`, or if an operator has to act: once, and again
+    /// if it comes back after a minute without it.
+    pub(super) fn failed(&self, failure: &Failure, is_outage: bool, now: Instant) {
+        let Failure { fault, detail, .. } = failure;
+        let (fault, cause) = (*fault, detail.as_deref());
         let mut trouble = self.trouble.lock();
         trouble.last = Some(fault);
         if !is_outage && !fault.is_misconfiguration() {
-            tracing::debug!(target: TARGET, %fault, "Redis did not decide");
+            tracing::debug!(target: TARGET, %fault, cause, "Redis call failed");
             return;
         }
-        let is_known = trouble.reported.is_some_and(|(reported, seen)| {
-            reported == fault && now.saturating_duration_since(seen) < REPORTED_AGAIN
+        let is_known = trouble.reported.as_ref().is_some_and(|reported| {
+            (reported.0, &reported.1) == (fault, detail)
+                && now.saturating_duration_since(reported.2) < REPORTED_AGAIN
         });
-        trouble.reported = Some((fault, now));
+        trouble.reported = Some((fault, detail.clone(), now));
         drop(trouble);
         if is_known {
             return;
         }
+        let fix = fault.fix();
         if fault.is_misconfiguration() {
-            tracing::error!(target: TARGET, %fault, "Redis is not set up for a limiter");
+            tracing::error!(target: TARGET, %fault, cause, fix, "Redis cannot be used for limits");
         } else {
-            tracing::warn!(target: TARGET, %fault, "Redis does not decide any more");
+            tracing::warn!(target: TARGET, %fault, cause, fix, "Redis is unavailable for limits");
         }
     }
 

@@ -4,10 +4,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use tollgate::limit::{Quota, Quotas, RedisFault, RedisLimiter};
-use tracing_subscriber::layer::SubscriberExt;
 
 use super::proxy::{Mode, Proxy};
-use super::server::Server;
+use super::server::{Server, free_port};
 use super::{admitted, eventually, recovers, take};
 use crate::support::Events;
 
@@ -84,7 +83,15 @@ fn endless_script(port: u16) {
 #[tokio::test]
 async fn a_cluster_that_is_down_has_the_policy_decide() {
     let name = format!("tollgate-nodes-{}.conf", std::process::id());
-    let server = Server::with(&["--cluster-enabled", "yes", "--cluster-config-file", &name]);
+    let bus = free_port().to_string();
+    let server = Server::with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--cluster-config-file",
+        &name,
+    ]);
     let limiter = limiter(&server.url());
     assert_eq!(admitted(&limiter, "a", &quotas(), 5).await, 5);
     assert_eq!(limiter.status().last_fault, Some(RedisFault::ClusterDown));
@@ -179,9 +186,7 @@ async fn what_others_write_locks_nobody_out() {
     assert_eq!(limiter.status().fallbacks.total(), 0);
 
     // Something else than a string is somebody's data: it is not overwritten, and said once.
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     server.command(&["DEL", &key]);
     server.command(&["LPUSH", &key, "a list"]);
     for _ in 0..5 {
@@ -202,9 +207,7 @@ async fn what_others_write_locks_nobody_out() {
 /// H13.
 #[tokio::test]
 async fn a_password_that_is_wrong_or_rotated_is_an_alarm_that_does_not_tell_it() {
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     let mut server = Server::start();
     server.password("another password");
     let url = format!("redis://:{PASSWORD}@127.0.0.1:{}", server.port);

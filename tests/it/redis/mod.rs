@@ -1,9 +1,12 @@
 //! Budgets in a real Redis, which the tests start, through a network that they break.
 
+mod cluster;
 mod faults;
 mod outages;
 mod proxy;
+mod rights;
 mod server;
+mod tls;
 mod verdicts;
 
 use std::time::Duration;

@@ -85,8 +85,11 @@ async fn a_client_sees_the_policy_and_never_a_server_error_that_is_ours() {
     }
     for (share, of) in [(0, 1), (2, 1), (0, 0)] {
         let limiter = limiter(&url);
-        let share = WhenDown::LocalShare { share, of };
-        assert!(limiter.try_when_down(share).is_err());
+        let when_down = WhenDown::LocalShare { share, of };
+        let error = limiter.try_when_down(when_down).unwrap_err();
+        let setting =
+            format!("`RedisLimiter::when_down(LocalShare {{ share: {share}, of: {of} }})`");
+        assert!(error.to_string().starts_with(&setting), "{error}");
     }
     for url in [
         "",

@@ -461,3 +461,51 @@ async fn a_plan_with_other_numbers_goes_on_where_the_last_one_stood() {
         "another limit"
     );
 }
+
+/// Sends requests of one caller through a layer, and returns the number that is admitted.
+async fn through(layer: &RateLimitLayer<RedisLimiter>, requests: usize) -> usize {
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        Ok::<_, std::convert::Infallible>(Response::new(()))
+    }));
+    let mut admitted = 0;
+    for _ in 0..requests {
+        let mut request = Request::new(());
+        request
+            .extensions_mut()
+            .insert(Identity::for_test().build());
+        let response = service.clone().oneshot(request).await.unwrap();
+        admitted += usize::from(response.status() == 200);
+    }
+    admitted
+}
+
+#[tokio::test]
+async fn layers_of_one_limiter_are_apart_and_processes_are_not() {
+    let server = Server::start();
+    let process = || {
+        let limiter = RedisLimiter::new(&server.url())
+            .unwrap()
+            .deadline(Duration::from_secs(2));
+        let api = RateLimitLayer::new(Quota::per_hour(4)).limiter(limiter.clone());
+        let search = RateLimitLayer::new(Quota::per_hour(4))
+            .limiter(limiter.clone())
+            .name("search");
+        (limiter, api, search)
+    };
+    let (here, there) = (process(), process());
+    assert_eq!(through(&here.1, 3).await, 3);
+    assert_eq!(through(&there.1, 3).await, 1, "the other process");
+    assert_eq!(through(&there.2, 3).await, 3, "the other layer");
+    assert_eq!(through(&here.2, 3).await, 1);
+
+    // One more layer of the same name is not built, whatever else was set at the limiter.
+    let _service = here.1.layer(());
+    let same = here.0.deadline(Duration::from_secs(1));
+    let again = RateLimitLayer::new(Quota::per_day(9)).limiter(same.clone());
+    let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| again.layer(())));
+    let panic = built.unwrap_err();
+    let text = panic.downcast_ref::<String>().unwrap();
+    assert!(text.contains("`RateLimitLayer::name(\"\")`"), "{text}");
+    let other = RateLimitLayer::new(Quota::per_hour(4)).limiter(same.name("other"));
+    assert_eq!(through(&other, 9).await, 4);
+}

@@ -1,0 +1,73 @@
+//! [`LayerNames`]: keeps the budgets of layers that share a limiter apart.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::config::ConfigError;
+
+/// The names of the layers that keep their budgets in a limiter: see
+/// [`Limiter::layer_names`](crate::limit::Limiter::layer_names). Clones share the same names.
+#[derive(Clone, Default)]
+pub struct LayerNames {
+    names: Arc<Mutex<HashMap<Box<str>, Vec<Claim>>>>,
+}
+
+/// The identity of the settings of a layer.
+#[derive(Debug, Default)]
+pub(crate) struct LayerId;
+
+struct Claim {
+    layer: Weak<LayerId>,
+    shares: bool,
+}
+
+impl LayerNames {
+    /// Creates an empty list, for a limiter that no layer uses yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Claims a name for a layer, until the layer and its services are dropped.
+    pub(crate) fn claim(
+        &self,
+        name: &str,
+        layer: &Arc<LayerId>,
+        shares: bool,
+    ) -> Result<(), ConfigError> {
+        let mut names = self.names.lock();
+        names.retain(|_, claims| {
+            claims.retain(|claim| claim.layer.strong_count() > 0);
+            !claims.is_empty()
+        });
+        let claims = names.entry(name.into()).or_default();
+        let mut others = claims
+            .iter()
+            .filter(|claim| !std::ptr::eq(claim.layer.as_ptr(), Arc::as_ptr(layer)))
+            .peekable();
+        let is_known = others.peek().is_none() && !claims.is_empty();
+        if others.any(|claim| !(shares && claim.shares)) {
+            return Err(ConfigError::new(format!(
+                "`RateLimitLayer::name({name:?})`: another layer with this limiter has the same \
+                 name, so both would use the same budgets; give each layer a name of its own \
+                 with `.name(\"…\")`, or call `.share_budgets()` on both"
+            )));
+        }
+        if !is_known {
+            claims.push(Claim {
+                layer: Arc::downgrade(layer),
+                shares,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LayerNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names.lock().keys()).finish()
+    }
+}
