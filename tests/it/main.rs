@@ -35,6 +35,7 @@ mod metrics_otel;
 mod on_axum;
 mod paper;
 mod printed;
+mod query;
 #[cfg(feature = "redis")]
 mod redis;
 mod refusals;
@@ -44,6 +45,7 @@ mod resource;
 mod restrictions;
 mod rotation;
 mod rules;
+mod schemes;
 #[cfg(feature = "tonic")]
 mod servers;
 mod shared_limiters;

@@ -27,7 +27,8 @@ async fn a_refusal_is_a_problem_document_that_nobody_stores() {
         "type": "https://docs.rs/tollgate/latest/tollgate/problem/#credentials_missing",
         "title": "Unauthorized",
         "status": 401,
-        "detail": "This resource needs a credential.",
+        "detail": "This resource needs a credential. Send one as `Authorization: Bearer \
+                   <credential>` or `X-API-Key: <credential>`.",
         "code": "credentials_missing",
     });
     assert_eq!(answer.json(), expected);
