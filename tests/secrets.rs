@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderName, Request};
 use tollgate::auth::jwt::Resolved;
-use tollgate::auth::{CredentialSource, HttpsOnlyLayer, Source, ThrottleLayer};
+use tollgate::auth::{AuthFailureLimitLayer, CredentialSource, HttpsOnlyLayer, Source};
 use tollgate::authorize::{Policy, authenticated};
 use tollgate::credential::Credential;
 use tollgate::jwks::{Algorithm, KeySet};
@@ -128,7 +128,7 @@ async fn no_fault_prints_the_secret() {
         let behind_a_cache = AuthLayer::new(cached).layer(who());
         // In clear, from a network that soon has no failures left.
         let guarded = ServiceBuilder::new()
-            .layer(ThrottleLayer::failures_per_minute(1))
+            .layer(AuthFailureLimitLayer::failures_per_minute(1))
             .layer(AuthLayer::new(keys.clone()).clock(clock()))
             .service(who());
         let in_clear = HttpsOnlyLayer::new()

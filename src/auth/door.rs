@@ -13,12 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, Response};
 use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::certificate::is_proved;
 use crate::auth::cross_site::is_cross_site;
+use crate::auth::failure_guard::FailureGuard;
 use crate::auth::source::{Source, TakeRules, ill_formed, take_one};
-use crate::auth::throttle::Reservation;
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::{self, Anonymous};
-use crate::credential::Scheme;
+use crate::credential::{Credential, Scheme};
 use crate::gate::{Check, Stamp};
 use crate::identity::Identity;
 use crate::network::ClientSetting;
@@ -55,9 +55,17 @@ pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl<A> Door<A> {
     fn now(&self, request: &Parts) -> Timestamp {
+        match context::now(&request.extensions) {
+            Some(now) if self.clock.is_none() => now,
+            _ => self.time(),
+        }
+    }
+
+    /// The time of the layer's own clock.
+    fn time(&self) -> Timestamp {
         match &self.clock {
             Some(clock) => clock.now(),
-            None => context::now(&request.extensions).unwrap_or_else(|| SystemClock.now()),
+            None => SystemClock.now(),
         }
     }
 
@@ -171,13 +179,19 @@ impl<A: Authenticate> Check for Auth<A> {
             Ok(Some(found)) => found,
             Ok(None) => match nested(parts, &door.marks) {
                 Some(mistake) => return refuse(mistake, anonymous.request_id),
+                None if let Err(rejection) = check_failures(parts) => {
+                    return refuse(rejection, anonymous.request_id);
+                }
                 None if is_optional => return Ok(anonymous).into(),
                 None => {
                     let missing = Rejection::new(Reason::CredentialsMissing, Cause::NothingShown);
                     return refuse(missing, anonymous.request_id);
                 }
             },
-            Err(rejection) => return refuse(rejection, anonymous.request_id),
+            Err(rejection) => {
+                let rejection = check_failures(parts).err().unwrap_or(rejection);
+                return refuse(rejection, anonymous.request_id);
+            }
         };
         if door.sources[source].is_cookie()
             && is_cross_site(parts, &door.trusted_origins, || door.clients.client(parts))
@@ -190,7 +204,7 @@ impl<A: Authenticate> Check for Auth<A> {
             source: Some(source),
             ..anonymous
         };
-        let conclude = move |verdict: Result<Identity, Rejection>| match verdict {
+        let conclude = move |verdict: Verdict| match verdict {
             Ok(identity) => Ok(Shown {
                 identity: Some(identity.shown(scheme, now)),
                 ..pass
@@ -200,28 +214,13 @@ impl<A: Authenticate> Check for Auth<A> {
                 Err(rejection.with_request_id(pass.request_id))
             }
         };
-        // Most are good, and need not be looked at twice.
-        let looks_first = !door.authenticate.refuses_malformed();
-        if looks_first && let Some(rejection) = ill_formed(&credential) {
-            return conclude(Err(rejection)).into();
-        }
-        let answer = door.authenticate.authenticate(&credential, now);
-        let is_good = matches!(answer, Answer::Mine(Pending::Ready(Ok(_))));
-        if !looks_first
-            && !is_good
-            && let Some(rejection) = ill_formed(&credential)
-        {
-            return conclude(Err(rejection)).into();
-        }
-        match answer {
-            Answer::Mine(Pending::Ready(verdict)) => conclude(verdict).into(),
-            Answer::Mine(Pending::Later(verdict)) => {
-                Pending::later(async move { conclude(verdict.await) })
-            }
-            Answer::NotMine => {
-                let nobody = Rejection::new(Reason::CredentialInvalid, Cause::Unclaimed);
-                conclude(Err(nobody)).into()
-            }
+        let verdict = match parts.extensions.get::<FailureGuard>() {
+            Some(guard) => guarded(&self.door, guard, credential, now),
+            None => door.judge(&credential, now),
+        };
+        match verdict {
+            Pending::Ready(verdict) => conclude(verdict).into(),
+            Pending::Later(verdict) => Pending::later(async move { conclude(verdict.await) }),
         }
     }
 
@@ -241,9 +240,6 @@ impl<A: Authenticate> Check for Auth<A> {
             expiration: None,
             head: parts.method == Method::HEAD,
         };
-        if let Some(reservation) = parts.extensions.remove::<Reservation>() {
-            reservation.give_back();
-        }
         let Some(mut identity) = identity else {
             parts.extensions.remove::<Identity>();
             parts.extensions.insert(Anonymous {
@@ -290,6 +286,74 @@ impl<A: Authenticate> Check for Auth<A> {
 
     fn answer(&self, rejection: Rejection) -> Response<Bytes> {
         self.door.voice.answer_at_door(rejection)
+    }
+}
+
+type Verdict = Result<Identity, Rejection>;
+
+impl<A: Authenticate> Door<A> {
+    /// The verdict on a credential, whatever failed before it.
+    fn judge(&self, credential: &Credential, now: Timestamp) -> Pending<Verdict> {
+        // Most are good, and need not be looked at twice.
+        let looks_first = !self.authenticate.refuses_malformed();
+        if looks_first && let Some(rejection) = ill_formed(credential) {
+            return Err(rejection).into();
+        }
+        let answer = self.authenticate.authenticate(credential, now);
+        let is_good = matches!(answer, Answer::Mine(Pending::Ready(Ok(_))));
+        if !looks_first
+            && !is_good
+            && let Some(rejection) = ill_formed(credential)
+        {
+            return Err(rejection).into();
+        }
+        match answer {
+            Answer::Mine(verdict) => verdict,
+            Answer::NotMine => {
+                Err(Rejection::new(Reason::CredentialInvalid, Cause::Unclaimed)).into()
+            }
+        }
+    }
+}
+
+/// The verdict on a credential within the budget of failures of its network.
+fn guarded<A: Authenticate>(
+    door: &Arc<Door<A>>,
+    guard: &FailureGuard,
+    credential: Credential,
+    now: Timestamp,
+) -> Pending<Verdict> {
+    match guard.admit(credential.expose()) {
+        Pending::Ready(Err(rejection)) => Err(rejection).into(),
+        Pending::Ready(Ok(verification)) => match door.judge(&credential, now) {
+            Pending::Ready(verdict) => {
+                verification.end(&verdict);
+                verdict.into()
+            }
+            Pending::Later(verdict) => Pending::later(async move {
+                let verdict = verdict.await;
+                verification.end(&verdict);
+                verdict
+            }),
+        },
+        Pending::Later(admitted) => {
+            let door = Arc::clone(door);
+            Pending::later(async move {
+                let verification = admitted.await?;
+                let now = door.time();
+                let verdict = door.judge(&credential, now).wait().await;
+                verification.end(&verdict);
+                verdict
+            })
+        }
+    }
+}
+
+/// Checks the failures of the network for a request without a credential that could be verified.
+fn check_failures(request: &Parts) -> Result<(), Rejection> {
+    match request.extensions.get::<FailureGuard>() {
+        Some(guard) => guard.check(),
+        None => Ok(()),
     }
 }
 

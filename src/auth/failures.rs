@@ -71,13 +71,24 @@ impl Failures {
         })
     }
 
-    /// Takes a charge back.
-    pub(crate) fn refund(&self, network: IpNet) {
+    /// Returns how many failures can be charged to a network now, at least 1.
+    ///
+    /// # Errors
+    /// Returns the time until the next one can be charged.
+    pub(crate) fn allowance(&self, network: IpNet, now: Timestamp) -> Result<u32, Duration> {
         self.with_slot(network, |slots, hash| {
-            if let Some(slot) = slots.iter_mut().find(|slot| slot.network == hash) {
-                slot.paid = self.rate.refund(slot.paid, 1);
+            let Some(slot) = slots.iter_mut().find(|slot| slot.network == hash) else {
+                return Ok(self.rate.remaining(Cell::at(now), now));
+            };
+            match self.rate.step(slot.paid, now, 1) {
+                Step::Wait(held, wait) => {
+                    // Kept, so that a clock that was set back holds nobody back for longer.
+                    slot.paid = held;
+                    Err(wait)
+                }
+                Step::Paid(_) | Step::Never => Ok(self.rate.remaining(slot.paid, now).max(1)),
             }
-        });
+        })
     }
 
     /// How often a network that had failed was forgotten for lack of room.
@@ -126,8 +137,15 @@ mod tests {
         assert!(table.charge(network(1), NOW).is_ok());
         assert_eq!(table.charge(network(1), NOW), Err(Duration::from_secs(6)));
         assert!(table.charge(network(2), NOW).is_ok());
-        table.refund(network(1));
-        assert!(table.charge(network(1), NOW).is_ok());
+        assert_eq!(
+            table.allowance(network(1), NOW),
+            Err(Duration::from_secs(6))
+        );
+        assert_eq!(table.allowance(network(2), NOW), Ok(1));
+        assert_eq!(table.allowance(network(3), NOW), Ok(2));
+        let later = NOW.saturating_add(Duration::from_secs(6));
+        assert_eq!(table.allowance(network(1), later), Ok(1));
+        assert!(table.charge(network(1), later).is_ok());
     }
 
     #[test]

@@ -88,6 +88,8 @@ mod certificate;
 mod cookie;
 mod cross_site;
 mod door;
+mod failure_guard;
+pub mod failure_limit;
 mod failures;
 pub mod https_only;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
@@ -96,7 +98,7 @@ mod layer;
 mod query;
 pub mod resource;
 mod source;
-pub mod throttle;
+mod verifying;
 mod websocket;
 
 #[expect(unused_imports, reason = "named in the docs")]
@@ -106,13 +108,13 @@ pub use authenticate::{Answer, Authenticate, Or};
 pub use certificate::ClientCertificate;
 pub use door::Auth;
 #[doc(inline)]
+pub use failure_limit::AuthFailureLimitLayer;
+#[doc(inline)]
 pub use https_only::HttpsOnlyLayer;
 pub use layer::AuthLayer;
 #[doc(inline)]
 pub use resource::ProtectedResource;
 pub use source::{CredentialSource, Source};
-#[doc(inline)]
-pub use throttle::ThrottleLayer;
 
 #[cfg(feature = "axum")]
 pub(crate) use query::with_query;

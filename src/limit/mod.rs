@@ -46,7 +46,7 @@
 //!   where it matters that a request without the rights is not charged for, inside of a
 //!   [`RequireLayer`](crate::RequireLayer) with [`Rules`](crate::authorize::Rules).
 //! - Failed credentials are the business of
-//!   [`ThrottleLayer`](crate::auth::ThrottleLayer).
+//!   [`AuthFailureLimitLayer`](crate::auth::AuthFailureLimitLayer).
 //! - Budgets in memory are those of one process. Where there are several, each has its own,
 //!   unless the limiter is one that they share, as `RedisLimiter` with the feature `redis`.
 //! - A limiter can serve several layers if each has a

@@ -123,6 +123,8 @@ causes! {
     StoreTimeout = "store_timeout",
     /// A record names a pepper that is not configured.
     PepperUnknown = "pepper_unknown",
+    /// Other credentials of the client's network were being verified for too long.
+    TooManyVerifications = "too_many_verifications",
     /// The network of the client has too many failed credentials.
     NetworkThrottled = "network_throttled",
     /// Nothing says that the request came over TLS.

@@ -3,7 +3,9 @@
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderName, Method, Request, StatusCode};
 use http_body_util::{Empty, Full};
-use tollgate::auth::{Authenticate, CredentialSource, HttpsOnlyLayer, Source, ThrottleLayer};
+use tollgate::auth::{
+    AuthFailureLimitLayer, Authenticate, CredentialSource, HttpsOnlyLayer, Source,
+};
 use tollgate::clock::Timestamp;
 use tollgate::credential::Credential;
 use tollgate::keys::{MemoryKeys, NewKey};
@@ -482,8 +484,8 @@ fn settings_that_cannot_work_are_refused_when_they_are_made() {
     assert!(AuthLayer::new(keys()).try_ignore_schemes(["Basic"]).is_ok());
     assert!(HttpsOnlyLayer::new().try_burn(keys(), 0).is_err());
     assert!(HttpsOnlyLayer::new().try_burn(keys(), 1).is_ok());
-    assert!(ThrottleLayer::try_failures_per_minute(0).is_err());
-    let throttle = ThrottleLayer::try_failures_per_minute(1).unwrap();
+    assert!(AuthFailureLimitLayer::try_failures_per_minute(0).is_err());
+    let throttle = AuthFailureLimitLayer::try_failures_per_minute(1).unwrap();
     assert!(throttle.clone().try_burst(0).is_err());
     assert!(throttle.try_burst(1).is_ok());
 }

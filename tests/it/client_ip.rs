@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tollgate::auth::{HttpsOnlyLayer, ThrottleLayer};
+use tollgate::auth::{AuthFailureLimitLayer, HttpsOnlyLayer};
 use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::limit::{ConcurrencyLayer, KeyBy, Quota, RateLimitLayer};
 use tollgate::network::ClientIp;
@@ -66,7 +66,7 @@ async fn layers_inside_use_what_the_outermost_has_resolved() {
         apart,
         "usage"
     );
-    let failures = ThrottleLayer::failures_per_minute(10).client_ip(proxies());
+    let failures = AuthFailureLimitLayer::failures_per_minute(10).client_ip(proxies());
     assert_eq!(
         statuses(&failures.layer(limit().layer(who()))).await,
         apart,
@@ -127,7 +127,7 @@ async fn key_restricted_to_a_network_follows_the_outer_setting() {
 
 #[tokio::test]
 async fn failures_behind_nat64_are_counted_by_the_ipv4_address() {
-    let layer = ThrottleLayer::failures_per_minute(1).clock(clock());
+    let layer = AuthFailureLimitLayer::failures_per_minute(1).clock(clock());
     let guess = issue(&keys_over(MemoryKeys::new()), NewKey::for_owner("eve")).await;
     let service = layer.layer(AuthLayer::new(keys_over(MemoryKeys::new())).layer(who()));
     let mut statuses = Vec::new();

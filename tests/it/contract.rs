@@ -13,7 +13,9 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
-use tollgate::auth::{Answer as Verdict, Authenticate, CredentialSource, Source, ThrottleLayer};
+use tollgate::auth::{
+    Answer as Verdict, AuthFailureLimitLayer, Authenticate, CredentialSource, Source,
+};
 use tollgate::authorize::{Policy, authenticated};
 use tollgate::clock::{Clock, Timestamp};
 use tollgate::credential::Credential;
@@ -234,7 +236,7 @@ async fn a_panic_in_the_call_or_in_a_body_leaves_the_gates_as_they_were() {
         let switch = Arc::clone(&bad);
         let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
         let service = ServiceBuilder::new()
-            .layer(ThrottleLayer::failures_per_minute(1))
+            .layer(AuthFailureLimitLayer::failures_per_minute(1))
             .layer(AuthLayer::new(keys))
             .layer(RequireLayer::new(authenticated()))
             .layer(limit)
@@ -337,7 +339,7 @@ async fn what_a_user_brings_along_may_panic_and_spoils_that_request_only() {
         });
         let limit = tower::limit::GlobalConcurrencyLimitLayer::new(1);
         let stack = ServiceBuilder::new()
-            .layer(ThrottleLayer::failures_per_minute(1).clock(throttle_clock))
+            .layer(AuthFailureLimitLayer::failures_per_minute(1).clock(throttle_clock))
             .layer(
                 AuthLayer::new(Trap(bad))
                     .sources([Source::custom(Trap(bad))])

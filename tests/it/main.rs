@@ -12,6 +12,7 @@ mod conformance;
 mod contract;
 mod cross_site;
 mod examples;
+mod failure_limit;
 #[cfg(feature = "tonic")]
 mod greeter;
 #[cfg(feature = "tonic")]
@@ -51,7 +52,6 @@ mod servers;
 mod shared_limiters;
 mod structured;
 mod support;
-mod throttle;
 mod tidy;
 #[cfg(feature = "tonic-tls")]
 mod tls;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use tollgate::audit::Audit;
-use tollgate::auth::{HttpsOnlyLayer, ProtectedResource, Source, ThrottleLayer};
+use tollgate::auth::{AuthFailureLimitLayer, HttpsOnlyLayer, ProtectedResource, Source};
 use tollgate::authorize::{Policy, Rules, authenticated};
 use tollgate::credential::Credential;
 use tollgate::jwks::{Algorithm, KeySet, Keys, RemoteKeys};
@@ -103,7 +103,7 @@ plain! {
     Scheme: tollgate::credential::Scheme,
     ScopeSet: tollgate::scope::ScopeSet,
     SystemClock: tollgate::clock::SystemClock,
-    Throttled: tollgate::auth::throttle::Throttled,
+    FailureLimited: tollgate::auth::failure_limit::FailureLimited,
     Timestamp: tollgate::clock::Timestamp,
     Transport: tollgate::network::Transport,
     UnusableKey: tollgate::jwks::UnusableKey,
@@ -322,8 +322,8 @@ async fn every_public_type_is_listed_and_prints_no_secret() {
         ("TestIssuer", format!("{authority:?}")),
         ("TestKeys", format!("{kit:?}")),
         (
-            "ThrottleLayer",
-            format!("{:?}", ThrottleLayer::failures_per_minute(1)),
+            "AuthFailureLimitLayer",
+            format!("{:?}", AuthFailureLimitLayer::failures_per_minute(1)),
         ),
         ("TokenBuilder", format!("{:?}", good())),
     ];

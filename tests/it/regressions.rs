@@ -768,7 +768,7 @@ fn public_types_cross_threads() {
     crosses::<ApiKeys<tollgate::keys::Cached<MemoryKeys>>>();
     crosses::<AuthLayer<ApiKeys>>();
     crosses::<RequireLayer>();
-    crosses::<tollgate::auth::ThrottleLayer>();
+    crosses::<tollgate::auth::AuthFailureLimitLayer>();
     crosses::<tollgate::auth::HttpsOnlyLayer>();
     crosses::<Identity>();
     crosses::<Rejection>();

@@ -13,7 +13,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tollgate::auth::{HttpsOnlyLayer, ThrottleLayer};
+use tollgate::auth::{AuthFailureLimitLayer, HttpsOnlyLayer};
 use tollgate::authorize::{Rules, authenticated, role, scope};
 use tollgate::keys::{KeyStore, MemoryKeys, NewKey};
 use tollgate::{ApiKeys, AuthLayer, Identity, RequireLayer};
@@ -41,7 +41,7 @@ macro_rules! stack {
     ($keys:expr, $failures:expr) => {
         ServiceBuilder::new()
             .layer(HttpsOnlyLayer::new().allow_loopback())
-            .layer(ThrottleLayer::failures_per_minute($failures).clock(clock()))
+            .layer(AuthFailureLimitLayer::failures_per_minute($failures).clock(clock()))
             .layer(
                 AuthLayer::new($keys)
                     .optional()

@@ -3,9 +3,9 @@
 use parking_lot::RwLock;
 
 use crate::audit::Audit;
+use crate::auth::failure_limit::AuthFailureLimitLayer;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 use crate::auth::jwt::Jwt;
-use crate::auth::throttle::ThrottleLayer;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 use crate::clock::{Clock, SystemClock};
 use crate::gate::caught;
@@ -27,7 +27,7 @@ use crate::usage::sink::SinkStatus;
 /// | `Jwt` | `tollgate.cache.lookups`; by issuer, `tollgate.jwks.age`, `.ready`, `.fetches`, `.failures` |
 /// | [`MemoryLimiter`] | `tollgate.limiter.budgets`, `.evicted` |
 /// | `RedisLimiter` | `tollgate.limiter.partitioned`, `.fallbacks` (`local_share`, `open`, `closed`), `.denied_locally`, `.round_trips`, `.lost` |
-/// | [`ThrottleLayer`] | `tollgate.throttle.forgotten` |
+/// | [`AuthFailureLimitLayer`] | `tollgate.throttle.forgotten` |
 /// | [`Usage`] | `tollgate.sink.delivered`, `.lost`, `.waiting`, `.failures`, by sink |
 pub trait Watch: sealed::Sealed {}
 
@@ -206,7 +206,7 @@ impl sealed::Sealed for RedisLimiter {
     }
 }
 
-impl sealed::Sealed for ThrottleLayer {
+impl sealed::Sealed for AuthFailureLimitLayer {
     fn reader(&self) -> Read {
         let throttle = self.clone();
         Box::new(move |tell| tell.count(&instrument::THROTTLE_FORGOTTEN, || throttle.forgotten()))

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderName, Request};
-use tollgate::auth::{Source, ThrottleLayer};
+use tollgate::auth::{AuthFailureLimitLayer, Source};
 use tollgate::clock::ManualClock;
 use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::network::ClientIp;
@@ -36,7 +36,7 @@ fn stack(
     >,
     Error = std::convert::Infallible,
 > + Clone {
-    let throttle = ThrottleLayer::failures_per_minute(6)
+    let throttle = AuthFailureLimitLayer::failures_per_minute(6)
         .burst(3)
         .clock(clock.clone());
     ServiceBuilder::new()
@@ -111,7 +111,7 @@ async fn guesses_at_once_are_no_way_around_it_and_slow_handlers_are_no_guesses()
     let clock = clock();
     let keys = keys_over(Scripted::new(Script::Later));
     let good = issue(&keys, NewKey::for_owner("alice")).await;
-    let throttle = ThrottleLayer::failures_per_minute(6)
+    let throttle = AuthFailureLimitLayer::failures_per_minute(6)
         .burst(3)
         .clock(clock.clone());
     let slow = tower::service_fn(|_: Request<()>| async {
@@ -171,7 +171,11 @@ async fn anonymous_callers_are_no_guesses_while_their_handlers_run() {
     let keys = keys_over(MemoryKeys::new());
     let good = issue(&keys, NewKey::for_owner("alice")).await;
     let service = ServiceBuilder::new()
-        .layer(ThrottleLayer::failures_per_minute(6).burst(3).clock(clock))
+        .layer(
+            AuthFailureLimitLayer::failures_per_minute(6)
+                .burst(3)
+                .clock(clock),
+        )
         .layer(AuthLayer::new(keys).optional())
         .service(hanging());
     let mut inside = Vec::new();
@@ -188,7 +192,11 @@ async fn anonymous_callers_are_no_guesses_while_their_handlers_run() {
 async fn a_wrong_secret_at_a_second_door_is_charged_too() {
     let clock = clock();
     let service = ServiceBuilder::new()
-        .layer(ThrottleLayer::failures_per_minute(6).burst(3).clock(clock))
+        .layer(
+            AuthFailureLimitLayer::failures_per_minute(6)
+                .burst(3)
+                .clock(clock),
+        )
         .layer(
             AuthLayer::new(keys_over(MemoryKeys::new()))
                 .sources([Source::header(HeaderName::from_static("x-outer"))])
@@ -209,7 +217,7 @@ async fn throttles_behind_one_another_are_each_given_back_what_they_charged() {
     let keys = keys_over(MemoryKeys::new());
     let good = issue(&keys, NewKey::for_owner("alice")).await;
     let throttle = |prefix| {
-        ThrottleLayer::failures_per_minute(6)
+        AuthFailureLimitLayer::failures_per_minute(6)
             .burst(3)
             .clock(clock.clone())
             .client_ip(ClientIp::new().group_by_prefix(prefix, 64))
@@ -247,7 +255,11 @@ async fn a_handler_that_keeps_the_request_does_not_keep_the_charge() {
     let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let keeper = kept.clone();
     let service = ServiceBuilder::new()
-        .layer(ThrottleLayer::failures_per_minute(6).burst(3).clock(clock))
+        .layer(
+            AuthFailureLimitLayer::failures_per_minute(6)
+                .burst(3)
+                .clock(clock),
+        )
         .service_fn(move |request: Request<()>| {
             keeper.lock().unwrap().push(request.extensions().clone());
             std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
@@ -264,7 +276,7 @@ async fn a_handler_that_keeps_the_request_does_not_keep_the_charge() {
 async fn a_client_that_goes_away_is_not_charged() {
     let clock = clock();
     let keys = keys_over(Scripted::new(Script::Hangs));
-    let throttle = ThrottleLayer::failures_per_minute(6)
+    let throttle = AuthFailureLimitLayer::failures_per_minute(6)
         .burst(1)
         .clock(clock.clone());
     let service = ServiceBuilder::new()
@@ -281,7 +293,7 @@ async fn a_client_that_goes_away_is_not_charged() {
 #[tokio::test]
 async fn clients_are_charged_by_network_through_trusted_proxies() {
     let clock = clock();
-    let throttle = ThrottleLayer::failures_per_minute(6)
+    let throttle = AuthFailureLimitLayer::failures_per_minute(6)
         .burst(1)
         .clock(clock.clone())
         .client_ip(ClientIp::new().trusted_proxies(["10.0.0.1"]));
@@ -331,6 +343,206 @@ async fn a_clock_that_steps_back_holds_nobody_back_for_longer_than_a_failure_cou
 
 #[test]
 fn a_throttle_that_lets_nobody_fail_cannot_be_built() {
-    assert!(std::panic::catch_unwind(|| ThrottleLayer::failures_per_minute(0)).is_err());
-    assert!(std::panic::catch_unwind(|| ThrottleLayer::failures_per_minute(1).burst(0)).is_err());
+    assert!(std::panic::catch_unwind(|| AuthFailureLimitLayer::failures_per_minute(0)).is_err());
+    assert!(
+        std::panic::catch_unwind(|| AuthFailureLimitLayer::failures_per_minute(1).burst(0))
+            .is_err()
+    );
+}
+
+/// A limit of 3 failures at once in front of keys in a store that takes a few polls.
+fn slow_stack(
+    store: Scripted,
+    wait: Duration,
+) -> impl Service<
+    Request<()>,
+    Response = http::Response<
+        impl http_body::Body<Data = bytes::Bytes, Error = std::convert::Infallible>,
+    >,
+    Error = std::convert::Infallible,
+    Future: Send,
+> + Clone
++ Send {
+    let limit = AuthFailureLimitLayer::failures_per_minute(6).burst(3);
+    ServiceBuilder::new()
+        .layer(limit.max_wait(wait).clock(clock()))
+        .layer(AuthLayer::new(keys_over(store)).clock(clock()))
+        .service(who())
+}
+
+#[tokio::test]
+async fn good_keys_at_once_are_never_429_within_the_budget() {
+    let store = Scripted::new(Script::Later);
+    let keys = keys_over(store.clone());
+    let mut good = Vec::new();
+    for owner in 0..40 {
+        good.push(issue(&keys, NewKey::for_owner(format!("owner-{owner}"))).await);
+    }
+    store.become_slow(50);
+    let service = slow_stack(store.clone(), Duration::from_secs(60));
+    let requests = good
+        .iter()
+        .map(|key| send(&service, from("192.0.2.7", key)));
+    let answers = futures_util::future::join_all(requests).await;
+    let statuses: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.status.as_u16())
+        .collect();
+    assert_eq!(statuses, [200; 40]);
+}
+
+#[tokio::test]
+async fn verifications_of_a_network_are_bounded_by_its_budget() {
+    let store = Scripted::new(Script::Hangs);
+    let service = slow_stack(store.clone(), Duration::from_secs(60));
+    let guess = guess().await;
+    let mut calls = Vec::new();
+    for _ in 0..10 {
+        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", &guess)));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        calls.push(call);
+    }
+    assert_eq!(store.finds(), 3);
+    let mut other = Box::pin(service.clone().oneshot(from("192.0.2.8", &guess)));
+    assert!(futures_util::poll!(&mut other).is_pending());
+    assert_eq!(store.finds(), 4, "another network has its own budget");
+    // A client that goes away makes place for the next one.
+    drop(calls.remove(0));
+    for call in &mut calls {
+        assert!(futures_util::poll!(call).is_pending());
+    }
+    assert_eq!(store.finds(), 5);
+    // One that waits and goes away does not keep the others waiting.
+    drop(calls.remove(5));
+    drop(calls.remove(0));
+    for call in &mut calls {
+        assert!(futures_util::poll!(call).is_pending());
+    }
+    assert_eq!(store.finds(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credential_that_waits_too_long_is_503() {
+    let store = Scripted::new(Script::Hangs);
+    let limit = AuthFailureLimitLayer::failures_per_minute(6).burst(1);
+    let keys = keys_over(store.clone()).store_timeout(Duration::from_secs(5));
+    let service = ServiceBuilder::new()
+        .layer(limit.clock(clock()))
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    let guess = guess().await;
+    let mut first = Box::pin(service.clone().oneshot(from("192.0.2.7", &guess)));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let start = tokio::time::Instant::now();
+    let answer = send(&service, from("192.0.2.7", &guess)).await;
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.code()),
+        (503, "verifier_unavailable")
+    );
+    assert!(answer.header("retry-after").is_some());
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
+    assert_eq!(store.finds(), 1);
+}
+
+#[tokio::test]
+async fn credential_that_was_good_passes_over_the_budget() {
+    let store = Scripted::new(Script::Later);
+    let keys = keys_over(store.clone());
+    let known = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+    let unknown = issue(&keys, NewKey::for_owner("bob")).await;
+    let service = slow_stack(store.clone(), Duration::from_secs(60));
+    let alice = known.key.expose();
+    // It may be known from elsewhere.
+    assert_eq!(send(&service, from("192.0.2.9", alice)).await.status, 200);
+    for _ in 0..3 {
+        assert_eq!(
+            send(&service, from("192.0.2.7", &guess().await))
+                .await
+                .status,
+            401
+        );
+    }
+    for (key, status) in [
+        (&*guess().await, 429),
+        (&*unknown, 429),
+        ("acme_live_mistyped", 429),
+        ("{}", 429),
+        (alice, 200),
+        (alice, 200),
+    ] {
+        assert_eq!(
+            send(&service, from("192.0.2.7", key)).await.status,
+            status,
+            "{key}"
+        );
+    }
+    assert_eq!(send(&service, anonymous("192.0.2.7")).await.status, 429);
+    // It is verified as always.
+    keys.revoke(known.record.id).await.unwrap();
+    let answer = send(&service, from("192.0.2.7", alice)).await;
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.code()),
+        (401, "credential_revoked")
+    );
+    assert_eq!(
+        send(&service, from("192.0.2.7", alice)).await.status,
+        429,
+        "not good any more"
+    );
+}
+
+#[tokio::test]
+async fn preflight_is_answered_over_the_budget() {
+    let limit = AuthFailureLimitLayer::failures_per_minute(6)
+        .burst(1)
+        .clock(clock());
+    let layer = AuthLayer::new(keys_over(MemoryKeys::new())).allow_preflight();
+    let service = ServiceBuilder::new()
+        .layer(limit)
+        .layer(layer)
+        .service(who());
+    assert_eq!(
+        send(&service, from("192.0.2.7", &guess().await))
+            .await
+            .status,
+        401
+    );
+    assert_eq!(send(&service, anonymous("192.0.2.7")).await.status, 429);
+    let mut preflight = anonymous("192.0.2.7");
+    *preflight.method_mut() = http::Method::OPTIONS;
+    for (name, value) in [
+        ("origin", "https://a.example"),
+        ("access-control-request-method", "GET"),
+    ] {
+        preflight.headers_mut().insert(name, value.parse().unwrap());
+    }
+    assert_eq!(send(&service, preflight).await.status, 200);
+}
+
+#[tokio::test]
+async fn panic_of_a_store_frees_its_place() {
+    let store = Scripted::new(Script::Panics);
+    let service = slow_stack(store.clone(), Duration::from_secs(60));
+    let guess = guess().await;
+    for _ in 0..5 {
+        assert_eq!(send(&service, from("192.0.2.7", &guess)).await.status, 500);
+    }
+    assert_eq!(store.finds(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn parallel_guesses_fail_exactly_as_often_as_allowed() {
+    let store = Scripted::new(Script::Later);
+    store.become_slow(20);
+    let service = slow_stack(store.clone(), Duration::from_secs(60));
+    let guess = guess().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (service, request) = (service.clone(), from("192.0.2.7", &guess));
+        tasks.spawn(async move { service.oneshot(request).await.unwrap().status().as_u16() });
+    }
+    let statuses = tasks.join_all().await;
+    let count = |status| statuses.iter().filter(|each| **each == status).count();
+    assert_eq!((count(401), count(429)), (3, 197));
+    assert_eq!(store.finds(), 3);
 }

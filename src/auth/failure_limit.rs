@@ -1,0 +1,271 @@
+//! [`AuthFailureLimitLayer`]: limits how often the credentials of a network may fail.
+//!
+//! Apply it *outside* of `AuthLayer`. A network has a budget of failures: credentials whose secret or
+//! signature is wrong. Networks are charged, never keys, so nobody can lock a caller out by guessing
+//! at their key from elsewhere.
+//!
+//! - **Within its budget**, a network never gets 429. Only as many of its credentials are verified at
+//!   the same time as failures are left, so that guesses at once are no way around the limit. The
+//!   others wait for their turn, at most [`max_wait`](AuthFailureLimitLayer::max_wait), after which
+//!   they are rejected with 503 `verifier_unavailable`.
+//! - **Over its budget**, a credential passes if it was good before: those of the last 65,536 that
+//!   were are remembered, as keyed hashes. It is verified as always. Any other request that an
+//!   `AuthLayer` inside would look at is rejected with 429 `too_many_failures`, CORS preflights aside.
+//!
+//! A credential that is good, expired or malformed is not charged, and neither is a client that goes
+//! away.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use std::net::SocketAddr;
+//! use http::{Request, Response, StatusCode};
+//! use tollgate::auth::AuthFailureLimitLayer;
+//! use tollgate::keys::{NewKey, Peppers};
+//! use tollgate::{ApiKeys, AuthLayer};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! let keys = ApiKeys::in_memory(Peppers::random()).prefix("acme");
+//! let elsewhere = ApiKeys::in_memory(Peppers::random()).prefix("acme");
+//! let guess = elsewhere.issue(NewKey::for_owner("eve")).await?;
+//!
+//! let service = ServiceBuilder::new()
+//!     .layer(AuthFailureLimitLayer::failures_per_minute(10).burst(2))
+//!     .layer(AuthLayer::new(keys))
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, std::convert::Infallible>(Response::new(()))
+//!     }));
+//!
+//! let peer: SocketAddr = "192.0.2.7:4711".parse()?;
+//! let mut statuses = Vec::new();
+//! for _ in 0..3 {
+//!     let request = Request::get("/").extension(peer).header("x-api-key", guess.key.expose());
+//!     statuses.push(service.clone().oneshot(request.body(())?).await?.status().as_u16());
+//! }
+//! assert_eq!(statuses, [401, 401, 429]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Deployment
+//! A request without a client address, for instance over a Unix socket, is not limited. Behind proxies,
+//! configure [`ClientIp`] here or on a layer outside.
+//!
+//! # Cost
+//! Per request, one extension and a look-up of the remembered credential; for one that is not
+//! remembered, two locks that few networks share. Memory is fixed: 65,536 networks by default, 16 bytes
+//! each, and the remembered credentials, about 40 bytes each.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use tower_layer::Layer;
+
+use crate::auth::failure_guard::{FailureGuard, FailureLimit};
+use crate::auth::failures::Failures;
+use crate::clock::Clock;
+use crate::config::{ConfigError, literal};
+use crate::gate::{Check, Gate};
+use crate::limit::gcra::Rate;
+use crate::network::{ClientIp, ClientSetting};
+use crate::pending::Pending;
+use crate::rejection::Rejection;
+use crate::respond::Voice;
+
+/// A layer that limits how often the credentials of a network may fail: see the
+/// [module](crate::auth::failure_limit).
+#[derive(Clone)]
+pub struct AuthFailureLimitLayer {
+    settings: Settings,
+    clients: ClientSetting,
+    limit: Arc<FailureLimit>,
+}
+
+#[derive(Clone, Copy)]
+struct Settings {
+    per_minute: u32,
+    burst: u32,
+    networks: usize,
+}
+
+impl AuthFailureLimitLayer {
+    /// Allows `count` failed authentications per minute and network, with an equal burst.
+    ///
+    /// # Panics
+    /// Panics if `count` is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn failures_per_minute(count: u32) -> Self {
+        literal(Self::try_failures_per_minute(count))
+    }
+
+    /// Like [`AuthFailureLimitLayer::failures_per_minute`], for a number from configuration.
+    ///
+    /// # Errors
+    /// Returns `Err` if `count` is 0.
+    pub fn try_failures_per_minute(count: u32) -> Result<Self, ConfigError> {
+        let count = at_least_one("failures_per_minute", count)?;
+        let settings = Settings {
+            per_minute: count,
+            burst: count,
+            networks: 65_536,
+        };
+        Ok(Self {
+            settings,
+            clients: ClientSetting::default(),
+            limit: Arc::new(FailureLimit::new(settings.failures())),
+        })
+    }
+
+    /// Sets how many failures of a network are allowed at once. Defaults to the failures per minute.
+    /// It is also the maximum number of credentials of a network that are verified at the same time.
+    ///
+    /// # Panics
+    /// Panics if `count` is 0.
+    #[must_use]
+    #[track_caller]
+    pub fn burst(self, count: u32) -> Self {
+        literal(self.try_burst(count))
+    }
+
+    /// Like [`AuthFailureLimitLayer::burst`], for a number from configuration.
+    ///
+    /// # Errors
+    /// Returns `Err` if `count` is 0.
+    pub fn try_burst(mut self, count: u32) -> Result<Self, ConfigError> {
+        self.settings.burst = at_least_one("burst", count)?;
+        Ok(self.rebuild())
+    }
+
+    /// Sets the number of networks whose failures are remembered, at least. Defaults to 65,536.
+    ///
+    /// If there are more, those with the fewest failures are forgotten first.
+    #[must_use]
+    pub fn networks(mut self, count: usize) -> Self {
+        self.settings.networks = count.max(1);
+        self.rebuild()
+    }
+
+    /// Sets how long a credential waits for its verification while others of its network are verified.
+    /// Defaults to 1 second. On a runtime without a timer it waits for as long as they take.
+    #[must_use]
+    pub fn max_wait(self, wait: Duration) -> Self {
+        self.set(|limit| limit.max_wait = wait)
+    }
+
+    /// Sets how the client address and the transport are resolved, for this layer and the layers
+    /// inside.
+    ///
+    /// Defaults to what the nearest layer outside has resolved, else to the peer of the connection.
+    #[must_use]
+    pub fn client_ip(mut self, client_ip: ClientIp) -> Self {
+        self.clients.set(client_ip);
+        self
+    }
+
+    /// Sets the clock. Defaults to the system's.
+    #[must_use]
+    pub fn clock(self, clock: impl Clock) -> Self {
+        self.set(|limit| limit.clock = Arc::new(clock))
+    }
+
+    /// Returns how often a network that had failed was forgotten because there were too many.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.limit.failures.forgotten()
+    }
+
+    fn rebuild(self) -> Self {
+        let failures = self.settings.failures();
+        self.set(|limit| limit.failures = failures)
+    }
+
+    /// Changes a limit that starts anew: the settings belong to the time before it is used.
+    fn set(mut self, change: impl FnOnce(&mut FailureLimit)) -> Self {
+        let mut limit = FailureLimit::new(self.settings.failures());
+        limit.clock = Arc::clone(&self.limit.clock);
+        limit.max_wait = self.limit.max_wait;
+        change(&mut limit);
+        self.limit = Arc::new(limit);
+        self
+    }
+}
+
+fn at_least_one(setting: &str, count: u32) -> Result<u32, ConfigError> {
+    if count > 0 {
+        return Ok(count);
+    }
+    Err(ConfigError::new(format!(
+        "AuthFailureLimitLayer::{setting}: 0 failures would reject everything; allow at least 1"
+    )))
+}
+
+impl Settings {
+    fn failures(self) -> Failures {
+        let rate = Rate::new(self.per_minute, Duration::from_secs(60), self.burst);
+        Failures::new(rate, self.networks)
+    }
+}
+
+impl fmt::Debug for AuthFailureLimitLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthFailureLimitLayer")
+            .field("per_minute", &self.settings.per_minute)
+            .field("burst", &self.settings.burst)
+            .field("clients", &self.clients)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for AuthFailureLimitLayer {
+    type Service = Gate<S, FailureLimited>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let check = FailureLimited {
+            clients: self.clients.clone(),
+            limit: Arc::clone(&self.limit),
+        };
+        Gate::new(inner, check)
+    }
+}
+
+/// The check of an [`AuthFailureLimitLayer`]. The layers inside carry it out.
+#[derive(Clone)]
+pub struct FailureLimited {
+    clients: ClientSetting,
+    limit: Arc<FailureLimit>,
+}
+
+impl fmt::Debug for FailureLimited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailureLimited").finish_non_exhaustive()
+    }
+}
+
+impl Check for FailureLimited {
+    type Pass = ();
+    type Stamp = ();
+
+    fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
+        self.clients.share(parts);
+        if let Some(network) = self.clients.located(parts).network {
+            let outer = parts.extensions.remove::<FailureGuard>();
+            let guard = FailureGuard::new(Arc::clone(&self.limit), network, outer);
+            parts.extensions.insert(guard);
+        }
+        Ok(()).into()
+    }
+
+    fn admit(&self, _: &mut Parts, (): ()) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Only a panic comes here.
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        Voice::standard().answer(rejection)
+    }
+}
