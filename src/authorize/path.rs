@@ -8,8 +8,6 @@
 
 use std::fmt;
 
-use percent_encoding::percent_decode;
-
 /// How a pattern ends that stands for the rest of a path.
 pub(super) const REST: &str = "/{*rest}";
 
@@ -18,8 +16,11 @@ pub(super) const REST: &str = "/{*rest}";
 pub(super) enum Spelling {
     /// It is its own fold.
     Plain,
-    /// It could be spelt otherwise.
+    /// It could be spelled otherwise.
     Folds(String),
+    /// It has an encoded slash inside of a segment, which is kept in the fold as `%2f`. Routers that
+    /// decode it find another path.
+    EncodedSlash(String),
     /// Two routers could take it for two paths.
     Ambiguous,
 }
@@ -46,40 +47,60 @@ impl Spelling {
         }
         match folded(path) {
             None => Self::Ambiguous,
-            Some(fold) if fold == path => Self::Plain,
-            Some(fold) => Self::Folds(fold),
+            Some((fold, true)) => Self::EncodedSlash(fold),
+            Some((fold, false)) if fold == path => Self::Plain,
+            Some((fold, false)) => Self::Folds(fold),
         }
     }
 }
 
-/// Decoded once, in small letters, without a slash at the end; none if that is not one
-/// path.
-fn folded(path: &str) -> Option<String> {
-    for (at, _) in path.match_indices('%') {
-        let decoded = u8::from_str_radix(escape(path, at)?, 16).ok()?;
-        if matches!(decoded, b'/' | b'\\' | ..=0x1f | 0x7f) {
-            return None;
+/// Returns the path decoded once, in lower case, without a slash at the end, and whether it has
+/// encoded slashes, which are kept as `%2f`. Returns `None` if that is not one path.
+fn folded(path: &str) -> Option<(String, bool)> {
+    let (mut decoded, mut rest, mut encoded_slash) = (Vec::new(), path, false);
+    while let Some(at) = rest.find('%') {
+        decoded.extend_from_slice(&rest.as_bytes()[..at]);
+        let byte = u8::from_str_radix(escape(rest, at)?, 16).ok()?;
+        match byte {
+            b'/' => {
+                encoded_slash = true;
+                decoded.push(SLASH as u8);
+            }
+            b'\\' | ..=0x1f | 0x7f => return None,
+            byte => decoded.push(byte),
         }
+        rest = &rest[at + 3..];
     }
-    let decoded = percent_decode(path.as_bytes()).decode_utf8().ok()?;
+    decoded.extend_from_slice(rest.as_bytes());
+    let mut decoded = String::from_utf8(decoded).ok()?;
+    decoded.make_ascii_lowercase();
     // A second decoder would find another path in `%25xx`.
     let mut escapes = decoded.match_indices('%');
     if escapes.any(|(at, _)| escape(&decoded, at).is_some()) {
         return None;
     }
-    if decoded
-        .split('/')
-        .any(|segment| matches!(segment, "." | ".."))
+    // Also for a router that decodes slashes before it splits.
+    let mut segments = decoded.split(['/', SLASH]);
+    let is_part_empty =
+        |segment: &str| segment.contains(SLASH) && segment.split(SLASH).any(str::is_empty);
+    if segments.any(|segment| matches!(segment, "." | ".."))
+        || decoded.split('/').any(is_part_empty)
     {
         return None;
     }
-    let mut fold = decoded.into_owned();
-    fold.make_ascii_lowercase();
-    if fold.len() > 1 && fold.ends_with('/') {
-        fold.pop();
+    if decoded.len() > 1 && decoded.ends_with('/') {
+        decoded.pop();
     }
-    Some(fold)
+    let fold = if encoded_slash {
+        decoded.replace(SLASH, "%2f")
+    } else {
+        decoded
+    };
+    Some((fold, encoded_slash))
 }
+
+/// Stands for an encoded slash, since no path has it.
+const SLASH: char = '\0';
 
 /// The two digits behind a `%`.
 fn escape(path: &str, at: usize) -> Option<&str> {
@@ -112,12 +133,15 @@ impl Route {
                     !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase());
                 let method = http::Method::from_bytes(method.as_bytes());
                 let method = method.ok().filter(|_| is_method);
-                let method = method.ok_or("what stands before the space is no method")?;
+                let method = method.ok_or_else(|| {
+                    "the text before the space is not a method; write it in capital letters, as in \
+                     `GET /orders`"
+                })?;
                 (Some(method), path)
             }
         };
         if !path.starts_with('/') {
-            return Err("the path does not start with a slash".into());
+            return Err("the path must start with a slash, as in `GET /orders`".into());
         }
         let (mut exact, mut fold, mut parameters) = (String::new(), String::new(), 0);
         let segments: Vec<&str> = path[1..].split('/').collect();
@@ -128,10 +152,17 @@ impl Route {
                 .and_then(|rest| rest.strip_suffix('}'));
             let catch_all = *segment == "*" || name.is_some_and(|name| name.starts_with('*'));
             let (as_it_is, folded) = match name {
-                _ if catch_all && !is_last => return Err("`*` stands for the rest".into()),
+                _ if catch_all && !is_last => {
+                    return Err(
+                        "`*` stands for the rest of the path; it must be the last segment".into(),
+                    );
+                }
                 _ if catch_all => (REST[1..].to_owned(), REST[1..].to_owned()),
-                Some(name) if name.is_empty() || name.contains(['{', '}']) => {
-                    return Err("a parameter has a name and nothing else".into());
+                Some(name) if !is_name(name) => {
+                    return Err(format!(
+                        "the parameter `{segment}` must be a name in braces, as in `{{id}}`; \
+                         conditions on its value are not supported"
+                    ));
                 }
                 Some(_) => {
                     parameters += 1;
@@ -175,23 +206,48 @@ impl Route {
     }
 }
 
+/// Returns whether a text is a name of a parameter, in the sense of axum.
+fn is_name(text: &str) -> bool {
+    let is_part = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '.');
+    !text.is_empty() && text.chars().all(is_part)
+}
+
 fn literal_segment(segment: &str, may_be_empty: bool) -> Result<(String, String), String> {
-    if segment.contains(['{', '}', '*', '?', '#']) {
-        return Err("a parameter is a whole segment, as in `/orders/{id}`".into());
+    // As other routers write parameters: here they would be literals, and never match.
+    let foreign = segment.strip_prefix([':', '*', '<']);
+    if let Some(name) = foreign
+        .map(|name| name.trim_end_matches('>'))
+        .filter(|name| is_name(name))
+    {
+        let star = if segment.starts_with('*') { "*" } else { "" };
+        return Err(format!(
+            "`{segment}` is not a parameter here; write `{{{star}{name}}}`"
+        ));
+    }
+    if segment.contains(['{', '}', '*']) {
+        return Err(format!(
+            "`{segment}` mixes a parameter with text; a parameter is a whole segment, as in \
+             `/orders/{{id}}`"
+        ));
+    }
+    if segment.contains(['?', '#']) {
+        return Err("a route has no query and no fragment".into());
     }
     if segment.is_empty() {
         let root = || Ok((String::new(), String::new()));
         return if may_be_empty {
             root()
         } else {
-            Err("a segment is empty".into())
+            Err("a segment is empty; remove the second slash".into())
         };
     }
     let path = format!("/{segment}");
     match Spelling::of(&path) {
         Spelling::Plain => Ok((segment.to_owned(), segment.to_owned())),
         Spelling::Folds(fold) => Ok((segment.to_owned(), fold[1..].to_owned())),
-        Spelling::Ambiguous => Err("no client that means well sends such a path".into()),
+        Spelling::EncodedSlash(_) | Spelling::Ambiguous => Err(format!(
+            "`{segment}` has dot segments, spaces or encoded slashes, and is always rejected"
+        )),
     }
 }
 
@@ -221,8 +277,16 @@ mod tests {
             "/..",
             "/a/%2e%2E/b",
             "/%2e",
-            "/a%2fb",
-            "/a%2Fb",
+            "/a/%2f",
+            "/%2Fa",
+            "/a%2f/b",
+            "/a%2f%2fb",
+            "/a/..%2fb",
+            "/a%2f..%2fb",
+            "/a%2f%2e%2e",
+            "/a%2f.",
+            "/a%252fb",
+            "/a%2f%252fb",
             "/a%5Cb",
             "/a\\b",
             "/a%00",
@@ -254,6 +318,14 @@ mod tests {
         ] {
             assert_eq!(folds(plain), Spelling::Plain, "{plain}");
         }
+        for (path, fold) in [
+            ("/a%2fb", "/a%2fb"),
+            ("/A%2FB/", "/a%2fb"),
+            ("/%40a%2Fb/c", "/@a%2fb/c"),
+            ("/a/b%2Fc%2Fd", "/a/b%2fc%2fd"),
+        ] {
+            assert_eq!(folds(path), Spelling::EncodedSlash(fold.into()), "{path}");
+        }
         assert_eq!(folds("/Orders"), to("/orders"));
         assert_eq!(folds("/%6frders/"), to("/orders"));
         assert_eq!(folds("/a%40b"), to("/a@b"));
@@ -281,8 +353,20 @@ mod tests {
             "/a b",
             "GET",
             "/{a}{b}",
+            "/{id:[0-9]+}",
+            "/{id?}",
+            "/<id>",
         ] {
             assert!(Route::parse(bad).is_err(), "{bad:?}");
+        }
+        // Parameters of other routers, with the spelling that is meant.
+        for (foreign, instead) in [
+            ("/orders/:id", "`{id}`"),
+            ("/orders/<id>", "`{id}`"),
+            ("/files/*path", "`{*path}`"),
+        ] {
+            let error = Route::parse(foreign).unwrap_err();
+            assert!(error.contains(instead), "{error}");
         }
         for (good, exact, fold) in [
             ("/", "/", "/"),

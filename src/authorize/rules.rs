@@ -32,22 +32,27 @@ use crate::config::{ConfigError, literal};
 /// `/x` too, as what is nested in a router is, unless they have rules of their own. Of
 /// several rules that fit a path the most specific holds, as in axum: a literal segment
 /// before a parameter or the rest, which cannot both stand at the same place. A path that
-/// has rules for other methods only is refused. `HEAD` is `GET`, unless it has a rule of
-/// its own.
+/// has rules for other methods only is rejected. `HEAD` is `GET`, unless it has a rule of
+/// its own. So is a `CONNECT` with a path, by which HTTP/2 opens a WebSocket (RFC 8441).
 ///
 /// # Public routes
-/// Behind a door that is [`optional`](crate::AuthLayer::optional), a caller without a
-/// credential gets as far as this, and passes where the rule is [`Rules::public`].
-/// Everywhere else they get 401, and the challenge names the scopes of the rule. A door that
-/// is not optional refuses them before any rule is read: its challenge names what
-/// [`AuthLayer::challenge_scopes`](crate::AuthLayer::challenge_scopes) says.
+/// Tell the `AuthLayer` outside which routes are public:
+/// [`AuthLayer::optional_for`](crate::AuthLayer::optional_for) with [`Rules::public_routes`]. Otherwise
+/// it rejects every request without a credential before any rule is read. Behind an
+/// [`optional`](crate::AuthLayer::optional) layer, a request without a credential passes where the rule
+/// is [`Rules::public`], and is rejected with 401 elsewhere; the challenge names the scopes of the rule.
+///
+/// # Nested routers
+/// The rules see the path that the layer sees. On the outermost router that is the whole path. A layer
+/// that is added to a router before it is nested (`Router::nest` of axum) sees the path without the
+/// prefix: write its rules without it. Put `AuthLayer` and `RequireLayer` at the same place.
 ///
 /// # Spelling
 /// The rules see the path as it came, as axum and tonic do. No other spelling of a path
-/// gets past them: one that has empty or dot segments, a backslash, control characters, or
-/// an encoded slash is refused, and so is one for which another rule would hold if it were
-/// decoded, in small letters, or without the slash at its end. Refused is 401 for a caller
-/// who is not known, else 403.
+/// gets past them. A path is rejected if it has empty or dot segments, a backslash, control characters,
+/// or an encoded slash (see [`Rules::allow_encoded_slashes`]). It is also rejected if another rule would
+/// hold for it when it is decoded, in lower case, or without the slash at its end. The status is 401
+/// for an anonymous caller, else 403.
 #[derive(Clone, Default)]
 pub struct Rules {
     rules: Vec<Rule>,
@@ -62,6 +67,8 @@ pub struct Rules {
 struct Rule {
     route: Route,
     access: Access,
+    /// Whether segments may have encoded slashes in them.
+    encoded_slashes: bool,
 }
 
 #[derive(Clone)]
@@ -126,10 +133,13 @@ impl Rules {
         self.add(route, Access::Requires(requirement.into()))
     }
 
-    /// Lets everybody call a route, known or not.
+    /// Lets everybody call a route.
+    ///
+    /// An `AuthLayer` outside still rejects requests without a credential, unless it is told about
+    /// these routes: see [`Rules::public_routes`].
     ///
     /// # Panics
-    /// As [`Rules::route`].
+    /// Panics where [`Rules::route`] does.
     #[must_use]
     #[track_caller]
     pub fn public(self, route: &str) -> Self {
@@ -157,6 +167,83 @@ impl Rules {
     pub fn otherwise(mut self, requirement: impl Into<Requirement>) -> Self {
         self.otherwise = Some(requirement.into());
         self
+    }
+
+    /// Allows encoded slashes (`%2F`) in the parameters of a route that has a rule, such as the package
+    /// name in `/packages/@scope%2Fname`. Without this, the request is rejected with 403.
+    ///
+    /// Call it only if the router and the handler do not decode the path before they split it into
+    /// segments, as axum does not. Otherwise the request could reach another route than its rule is
+    /// for. Encoded slashes beside empty or dot segments are rejected anyway.
+    ///
+    /// ```
+    /// use tollgate::authorize::{Rules, scope};
+    ///
+    /// let rules = Rules::new()
+    ///     .route("GET /packages/{name}", scope("packages:read"))
+    ///     .allow_encoded_slashes("GET /packages/{name}");
+    /// ```
+    ///
+    /// # Panics
+    /// Panics if there is no rule for this very route.
+    #[must_use]
+    #[track_caller]
+    pub fn allow_encoded_slashes(self, route: &str) -> Self {
+        literal(self.try_allow_encoded_slashes(route))
+    }
+
+    /// Like [`Rules::allow_encoded_slashes`], for a route from configuration.
+    ///
+    /// # Errors
+    /// Returns `Err` if there is no rule for this very route.
+    pub fn try_allow_encoded_slashes(mut self, route: &str) -> Result<Self, ConfigError> {
+        let wanted = parse(route)?;
+        let mut rules = self.rules.iter_mut();
+        let rule = rules
+            .find(|rule| rule.route.method == wanted.method && rule.route.exact == wanted.exact);
+        let rule = rule.ok_or_else(|| {
+            let fix = "add the rule first";
+            ConfigError::new(format!(
+                "Rules::allow_encoded_slashes: {route:?} has no rule; {fix}"
+            ))
+        })?;
+        rule.encoded_slashes = true;
+        Ok(self)
+    }
+
+    /// Returns whether a request goes to a public route, as a function: for
+    /// [`AuthLayer::optional_for`](crate::AuthLayer::optional_for), so that requests to these routes
+    /// need no credential.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use http::{Request, Response};
+    /// use tollgate::authorize::{Rules, scope};
+    /// use tollgate::keys::Peppers;
+    /// use tollgate::{ApiKeys, AuthLayer, RequireLayer};
+    /// use tower::{ServiceBuilder, ServiceExt, service_fn};
+    ///
+    /// let rules = Rules::new()
+    ///     .route("GET /orders", scope("orders:read"))
+    ///     .public("GET /health");
+    /// let service = ServiceBuilder::new()
+    ///     .layer(AuthLayer::new(ApiKeys::in_memory(Peppers::random())).optional_for(rules.public_routes()))
+    ///     .layer(RequireLayer::new(rules))
+    ///     .service(service_fn(|_: Request<()>| async {
+    ///         Ok::<_, std::convert::Infallible>(Response::new(()))
+    ///     }));
+    ///
+    /// for (path, status) in [("/health", 200), ("/orders", 401)] {
+    ///     let response = service.clone().oneshot(Request::get(path).body(())?).await?;
+    ///     assert_eq!(response.status(), status);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn public_routes(&self) -> impl Fn(&Parts) -> bool + Send + Sync + 'static {
+        let rules = self.clone();
+        move |request| matches!(rules.ruling(request), Ruling::Public)
     }
 
     /// Those of these routes that no rule is for, and for whom only
@@ -217,16 +304,18 @@ impl Rules {
     pub(super) fn ruling(&self, request: &Parts) -> Ruling<'_> {
         let path = request.uri.path();
         let exact = self.exact.at(path);
-        let fold = match Spelling::of(path) {
+        let (fold, encoded_slash) = match Spelling::of(path) {
             Spelling::Ambiguous => return Ruling::Ambiguous,
-            Spelling::Plain if self.tables_differ => self.fold.at(path),
-            Spelling::Plain => exact,
-            Spelling::Folds(fold) => self.fold.at(&fold),
+            Spelling::Plain if self.tables_differ => (self.fold.at(path), false),
+            Spelling::Plain => (exact, false),
+            Spelling::Folds(fold) => (self.fold.at(&fold), false),
+            Spelling::EncodedSlash(fold) => (self.fold.at(&fold), true),
         };
         let by_method =
             |node: Option<&[usize]>| node.map(|rules| self.by_method(rules, &request.method));
         let rule = by_method(exact);
-        if rule != by_method(fold) {
+        let allows_slash = || matches!(rule, Some(Some(rule)) if self.rules[rule].encoded_slashes);
+        if rule != by_method(fold) || (encoded_slash && !allows_slash()) {
             return Ruling::Ambiguous;
         }
         match (rule, &self.otherwise) {
@@ -244,22 +333,27 @@ impl Rules {
             let mut rules = rules.iter().copied();
             rules.find(|rule| self.rules[*rule].route.method.as_ref() == wanted)
         };
-        let as_get = || (method == Method::HEAD).then(|| ruled(Some(&Method::GET)));
+        // A CONNECT with a path opens a WebSocket (RFC 8441 §5).
+        let is_get = [Method::HEAD, Method::CONNECT].contains(method);
         ruled(Some(method))
-            .or_else(|| as_get().flatten())
+            .or_else(|| is_get.then(|| ruled(Some(&Method::GET))).flatten())
             .or_else(|| ruled(None))
     }
 
     fn add(mut self, text: &str, access: Access) -> Result<Self, ConfigError> {
         let route = parse(text)?;
-        let refuse = |why: &str| ConfigError::new(format!("the rule {text:?} {why}"));
-        let overlaps = |_| refuse("overlaps another one, and neither is more specific");
+        let refuse = |why: &str| ConfigError::new(format!("Rules: {text:?} {why}"));
+        let overlaps = |_| {
+            refuse(
+                "overlaps another rule, and neither is more specific; name the routes one by one",
+            )
+        };
         let same_method = |table: &Table, path: &str| {
             let mut rules = table.own_rules(path).iter().copied();
             rules.find(|rule| self.rules[*rule].route.method == route.method)
         };
         if same_method(&self.exact, &route.exact).is_some() {
-            return Err(refuse("is there already"));
+            return Err(refuse("has a rule already; remove one of them"));
         }
         let new = self.rules.len();
         let rule = match same_method(&self.fold, &route.fold) {
@@ -269,17 +363,26 @@ impl Rules {
             }
             // `/orders` and `/orders/` may both be there, if they say the same.
             Some(other) if self.rules[other].access.to_string() == access.to_string() => other,
-            Some(_) => return Err(refuse("contradicts another, for all but the spelling")),
+            Some(_) => {
+                return Err(refuse(
+                    "contradicts a rule whose route differs only in its spelling; require the same",
+                ));
+            }
         };
         self.exact.insert(&route.exact, rule).map_err(overlaps)?;
         self.tables_differ |= route.exact != route.fold;
-        self.rules.push(Rule { route, access });
+        self.rules.push(Rule {
+            route,
+            access,
+            encoded_slashes: false,
+        });
         Ok(self)
     }
 }
 
 fn parse(text: &str) -> Result<Route, ConfigError> {
-    Route::parse(text).map_err(|why| ConfigError::new(format!("{text:?} is no route: {why}")))
+    Route::parse(text)
+        .map_err(|why| ConfigError::new(format!("Rules: {text:?} is not a route; {why}")))
 }
 
 impl Table {

@@ -283,6 +283,180 @@ async fn the_beginning_of_the_rest_may_have_a_rule_of_its_own_wherever_it_is_dec
     assert_eq!(ask(rules, Some(&reader), "GET", "/other").await.status, 200);
 }
 
+/// Package names, as in `@scope%2Fname`.
+#[tokio::test]
+async fn encoded_slash_passes_where_the_rule_allows_it() {
+    let rules = || {
+        Rules::new()
+            .route("GET /packages/{name}", scope("read"))
+            .route("PUT /packages/{name}", scope("write"))
+            .route("GET /packages/{name}/owners", role("owner"))
+            .route("GET /files/*", scope("read"))
+            .route("GET /plain/{name}", scope("read"))
+            .otherwise(authenticated())
+            .allow_encoded_slashes("GET /packages/{name}")
+            .allow_encoded_slashes("GET /files/*")
+    };
+    let reader = caller("read write", &[]);
+    for (method, path, status) in [
+        ("GET", "/packages/@scope%2Fname", 200),
+        ("GET", "/packages/@scope%2fname", 200),
+        ("HEAD", "/packages/%40scope%2fname", 200),
+        ("GET", "/packages/name", 200),
+        ("GET", "/files/a%2Fb/c", 200),
+        ("GET", "/files/a/b%2fc%2Fd", 200),
+        // The rule for the method decides, and only where it is the rule of all spellings.
+        ("PUT", "/packages/@scope%2Fname", 403),
+        ("PUT", "/packages/name", 200),
+        ("GET", "/plain/a%2Fb", 403),
+        ("GET", "/elsewhere/a%2Fb", 403),
+        ("GET", "/packages/a%2Fb/owners", 403),
+        ("GET", "/Packages/a%2Fb", 403),
+        ("GET", "/packages%2Fa", 403),
+        ("GET", "/packages/..%2Fname", 403),
+        ("GET", "/packages/a%2F..%2Fb", 403),
+        ("GET", "/packages/a%2F%2E%2E", 403),
+        ("GET", "/packages/%2Fname", 403),
+        ("GET", "/packages/name%2F", 403),
+        ("GET", "/packages/a%2F%2Fb", 403),
+        ("GET", "/packages/a%252Fb", 403),
+        ("GET", "/packages/a%2F%252e%252e", 403),
+        ("GET", "/packages/a%5Cb", 403),
+        ("GET", "/packages/a%2F%00", 403),
+    ] {
+        let answer = ask(rules(), Some(&reader), method, path).await;
+        assert_eq!(answer.status, status, "{method} {path}");
+    }
+    for unknown in [
+        "/packages/{name}",
+        "DELETE /packages/{name}",
+        "GET /nothing",
+        "",
+    ] {
+        assert!(
+            rules().try_allow_encoded_slashes(unknown).is_err(),
+            "{unknown}"
+        );
+    }
+    let renamed = rules().try_allow_encoded_slashes("PUT /packages/{other}");
+    assert!(renamed.is_ok(), "the name of a parameter says nothing");
+}
+
+/// axum does not decode a path before it finds its route.
+#[tokio::test]
+async fn encoded_slash_reaches_the_parameter_of_axum() {
+    let handler = async |axum::extract::Path(name): axum::extract::Path<String>| name;
+    let rules = Rules::new()
+        .route("GET /packages/{name}", scope("read"))
+        .allow_encoded_slashes("GET /packages/{name}");
+    let router = axum::Router::new()
+        .route("/packages/{name}", axum::routing::get(handler))
+        .layer(RequireLayer::new(rules));
+    let request = Request::get("/packages/@scope%2Fname").extension(caller("read", &[]));
+    let answer = send(&router, request.body(axum::body::Body::empty()).unwrap()).await;
+    assert_eq!(answer.body, "@scope/name");
+}
+
+/// A WebSocket is opened by `GET` over HTTP/1.1 and by `CONNECT` over HTTP/2 (RFC 8441 §5).
+#[tokio::test]
+async fn extended_connect_is_a_get() {
+    let rules = || {
+        Rules::new()
+            .route("GET /ws", scope("read"))
+            .route("GET /own", scope("read"))
+            .route("CONNECT /own", scope("connect"))
+            .route("POST /post", scope("read"))
+            .otherwise(authenticated())
+    };
+    let (reader, connector) = (caller("read", &[]), caller("connect", &[]));
+    for (identity, path, status) in [
+        (&reader, "https://api.example.com/ws", 200),
+        (&connector, "https://api.example.com/ws", 403),
+        (&reader, "https://api.example.com/own", 403),
+        (&connector, "https://api.example.com/own", 200),
+        (&reader, "https://api.example.com/post", 403),
+        // A tunnel has no path.
+        (&reader, "api.example.com:443", 403),
+    ] {
+        let answer = ask(rules(), Some(identity), "CONNECT", path).await;
+        assert_eq!(answer.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn public_routes_need_no_credential_behind_a_required_layer() {
+    let keys = keys_over(tollgate::keys::MemoryKeys::new());
+    let key = issue(&keys, NewKey::for_owner("ann").scopes(["orders:read"])).await;
+    let auth = AuthLayer::new(keys).optional_for(rules().public_routes());
+    let stack = ServiceBuilder::new()
+        .layer(auth.clock(clock()))
+        .layer(RequireLayer::new(rules()))
+        .service(who());
+    for (method, path, key, status) in [
+        ("GET", "/health", None, 200),
+        ("HEAD", "/health", None, 200),
+        ("GET", "/health", Some(&*key), 200),
+        ("GET", "/health", Some("acme_live_wrong"), 401),
+        ("POST", "/health", None, 401),
+        ("GET", "/health/", None, 401),
+        ("GET", "/Health", None, 401),
+        ("GET", "/%68ealth", None, 401),
+        ("GET", "/elsewhere", None, 401),
+        ("GET", "/orders/7", None, 401),
+        ("GET", "/orders/7", Some(&*key), 200),
+    ] {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(key) = key {
+            request = request.header("x-api-key", key);
+        }
+        let answer = send(&stack, request.body(()).unwrap()).await;
+        assert_eq!(answer.status, status, "{method} {path} {key:?}");
+    }
+}
+
+#[tokio::test]
+async fn rules_outside_of_a_nested_router_see_the_whole_path() {
+    let rules = Rules::new().route("GET /api/orders/{id}", authenticated());
+    let inner =
+        axum::Router::new().route("/orders/{id}", axum::routing::get(|| async { "reached" }));
+    let router = axum::Router::new()
+        .nest("/api", inner)
+        .layer(RequireLayer::new(rules));
+    let request = Request::get("/api/orders/7").extension(caller("", &[]));
+    let answer = send(&router, request.body(axum::body::Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn parameters_of_other_routers_are_errors_that_name_ours() {
+    for (route, fix) in [
+        ("/orders/:id", "`:id` is not a parameter here; write `{id}`"),
+        (
+            "GET /orders/<id>",
+            "`<id>` is not a parameter here; write `{id}`",
+        ),
+        (
+            "/files/*path",
+            "`*path` is not a parameter here; write `{*path}`",
+        ),
+        ("/orders/{id:[0-9]+}", "must be a name in braces"),
+        ("/orders/{id}.json", "a parameter is a whole segment"),
+        ("get /orders", "capital letters"),
+        ("orders", "must start with a slash"),
+        ("/a//b", "remove the second slash"),
+        ("/a/*/b", "must be the last segment"),
+    ] {
+        let error = Rules::new().try_public(route).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("Rules: {route:?} is not a route; ")),
+            "{error}"
+        );
+        assert!(error.contains(fix), "{error}");
+    }
+    let literal = Rules::new().try_public("/v1/things:batch").is_ok();
+    assert!(literal, "a colon inside of a segment is a literal");
+}
+
 #[test]
 fn rules_that_contradict_each_other_are_refused_when_they_are_built() {
     let base = || Rules::new().route("GET /a/{x}", scope("s"));
@@ -326,7 +500,7 @@ fn rules_that_contradict_each_other_are_refused_when_they_are_built() {
 }
 
 #[test]
-#[should_panic(expected = "\"GET /a\" is there already")]
+#[should_panic(expected = "Rules: \"GET /a\" has a rule already")]
 fn a_literal_rule_that_is_there_twice_panics() {
     let _ = Rules::new().public("GET /a").route("GET /a", scope("s"));
 }
