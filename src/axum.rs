@@ -16,6 +16,7 @@ use crate::context::{Anonymous, caller};
 use crate::grpc::Dialect;
 use crate::identity::Identity;
 use crate::rejection::{Cause, Reason, Rejection};
+use crate::rejection_log;
 use crate::respond::Voice;
 
 impl<S: Sync> FromRequestParts<S> for Identity {
@@ -90,7 +91,7 @@ impl<S: Sync, C: DeserializeOwned> OptionalFromRequestParts<S> for Claims<C> {
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> axum::response::Response {
-        self.log();
+        rejection_log::log(&self, &Extensions::new());
         let response: Response<_> = Voice::standard().answer(self);
         response.map(Body::<axum::body::Body>::full).into_response()
     }

@@ -29,6 +29,7 @@ use crate::context::{note_caller, note_rejection};
 use crate::grpc::Dialect;
 use crate::pending::Pending;
 use crate::rejection::Rejection;
+use crate::rejection_log;
 
 /// What a gate asks about a request. Cheap to clone.
 pub trait Check: Clone {
@@ -236,7 +237,7 @@ where
     C: Check,
 {
     fn refused(check: &C, mut rejection: Rejection, request: &Parts) -> Self {
-        rejection.log();
+        rejection_log::log(&rejection, &request.extensions);
         if let Some(holder) = rejection.take_holder() {
             note_caller(&request.extensions, &holder);
         }

@@ -22,6 +22,7 @@ mod grpc;
 mod json;
 pub mod lapse;
 pub mod pending;
+mod rejection_log;
 pub mod respond;
 mod sync;
 mod tally;

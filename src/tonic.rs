@@ -42,6 +42,7 @@ use crate::gate::Gate;
 use crate::grpc;
 use crate::identity::Identity;
 use crate::rejection::Rejection;
+use crate::rejection_log;
 use crate::respond::Voice;
 
 /// Who calls.
@@ -82,21 +83,22 @@ mod sealed {
 /// As the door would have refused, if it has let the caller in without a credential.
 fn refuse<T>(request: &Request<T>, rejection: Rejection) -> Status {
     let Some(door) = request.extensions().get::<Anonymous>() else {
-        return rejection.into();
+        let domain = Voice::standard().realm();
+        return status(rejection, domain, request.extensions());
     };
     let rejection = rejection.with_request_id(door.request_id.clone());
-    status(rejection, &door.realm)
+    status(rejection, &door.realm, request.extensions())
 }
 
 /// As a gate without a door would have refused: the domain of the details is `api`.
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
-        status(rejection, Voice::standard().realm())
+        status(rejection, Voice::standard().realm(), &Extensions::new())
     }
 }
 
-fn status(rejection: Rejection, domain: &str) -> Status {
-    rejection.log();
+fn status(rejection: Rejection, domain: &str, extensions: &Extensions) -> Status {
+    rejection_log::log(&rejection, extensions);
     let reason = rejection.reason();
     let details = grpc::details(&rejection, reason.detail(), domain);
     let code = Code::from_i32(reason.grpc_code() as i32);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +48,8 @@ pub(crate) struct Door<A> {
     pub(crate) trusted_origins: Vec<OriginPattern>,
     pub(crate) stealth: bool,
     pub(crate) warn_before_expiry: Option<Duration>,
+    /// Whether the log has the hint about preflights.
+    pub(crate) hinted_at_cors: Arc<AtomicBool>,
 }
 
 pub(crate) type OptionalFor = dyn Fn(&Parts) -> bool + Send + Sync;
@@ -66,6 +69,18 @@ impl<A> Door<A> {
         match &self.clock {
             Some(clock) => clock.now(),
             None => SystemClock.now(),
+        }
+    }
+
+    /// Reports once that a preflight was rejected: browsers send none with a credential.
+    fn hint_at_cors(&self, request: &Parts) {
+        if is_preflight(request) && !self.hinted_at_cors.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                target: "tollgate::auth",
+                "a CORS preflight was rejected, since it has no credential; put the CORS layer outside \
+                 of `AuthLayer` (it then also adds its headers to rejections), or call \
+                 `AuthLayer::allow_preflight`"
+            );
         }
     }
 
@@ -106,6 +121,7 @@ impl<A> Clone for Door<A> {
             trusted_origins: self.trusted_origins.clone(),
             stealth: self.stealth,
             warn_before_expiry: self.warn_before_expiry,
+            hinted_at_cors: Arc::clone(&self.hinted_at_cors),
         }
     }
 }
@@ -184,6 +200,7 @@ impl<A: Authenticate> Check for Auth<A> {
                 }
                 None if is_optional => return Ok(anonymous).into(),
                 None => {
+                    door.hint_at_cors(parts);
                     let missing = Rejection::new(Reason::CredentialsMissing, Cause::NothingShown);
                     return refuse(missing, anonymous.request_id);
                 }

@@ -65,6 +65,7 @@ impl<A: Authenticate> AuthLayer<A> {
             trusted_origins: Vec::new(),
             stealth: false,
             warn_before_expiry: None,
+            hinted_at_cors: Arc::default(),
         };
         Self {
             door: Arc::new(door),

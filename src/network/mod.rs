@@ -55,8 +55,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::HeaderMap;
 use http::request::Parts;
+use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
 use crate::config::{ConfigError, literal};
@@ -407,6 +407,14 @@ impl ClientSetting {
             Some(client) => client.transport,
             None => connection(request),
         }
+    }
+}
+
+/// Returns the address of the client as far as it is known without looking at header fields again.
+pub(crate) fn known_address(extensions: &Extensions) -> Option<IpAddr> {
+    match extensions.get::<Client>() {
+        Some(client) => client.address,
+        None => peer::address(extensions).map(unwrap_nat64),
     }
 }
 

@@ -9,7 +9,7 @@ mod cause;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -209,6 +209,10 @@ impl Rejection {
         self
     }
 
+    pub(crate) fn holder(&self) -> Option<&Identity> {
+        self.holder.0.as_deref()
+    }
+
     /// Whose credential it was. No response that is made of the rest says so.
     pub(crate) fn take_holder(&mut self) -> Option<Identity> {
         self.holder.0.take().map(|holder| *holder)
@@ -239,33 +243,20 @@ impl Rejection {
             .with_retry_after(Duration::from_secs(1) + jitter)
     }
 
-    /// A mistake in how the layers were put together: the log names the fix.
+    /// A mistake in how the layers were put together. The log names the fix; in a process without a
+    /// `tracing` subscriber the first one is printed to standard error.
     pub(crate) fn misconfigured(fix: &str) -> Self {
         tracing::error!(target: "tollgate", fix, "tollgate is not set up right");
+        if !tracing::dispatcher::has_been_set() {
+            // Without a subscriber nobody would learn why each request is a 500.
+            static PRINTED: Once = Once::new();
+            PRINTED.call_once(|| eprintln!("tollgate is not set up right: {fix}"));
+        }
         Self::new(Reason::Internal, Cause::Misconfigured)
     }
 
     pub(crate) fn panicked() -> Self {
         Self::new(Reason::Internal, Cause::Panicked)
-    }
-
-    /// The one log event of a refusal. No part of it comes from the client.
-    pub(crate) fn log(&self) {
-        let (code, cause) = (self.reason.code(), self.cause.as_str());
-        match self.reason {
-            Reason::Internal => {
-                tracing::error!(target: "tollgate::rejection", code, cause, "refused");
-            }
-            // Anybody can send tokens with unknown `kid`s: that their issuer is asked too
-            // often is logged by what fetches its keys, and not for each token.
-            Reason::VerifierUnavailable if self.cause == Cause::TokenKeyUnavailable => {
-                tracing::debug!(target: "tollgate::rejection", code, cause, "refused");
-            }
-            Reason::LimiterUnavailable | Reason::VerifierUnavailable => {
-                tracing::warn!(target: "tollgate::rejection", code, cause, "refused");
-            }
-            _ => tracing::debug!(target: "tollgate::rejection", code, cause, "refused"),
-        }
     }
 }
 

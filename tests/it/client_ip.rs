@@ -12,7 +12,6 @@ use tollgate::network::ClientIp;
 use tollgate::usage::Usage;
 use tollgate::{AuthLayer, UsageLayer};
 use tower::{Layer, Service, ServiceBuilder};
-use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::{Events, clock, issue, keys_over, send, who, with};
 
@@ -147,9 +146,7 @@ async fn warnings(
     client_ip: Option<ClientIp>,
     requests: impl IntoIterator<Item = Request<()>>,
 ) -> Vec<String> {
-    let events = Events::default();
-    let _guard =
-        tracing::subscriber::set_default(tracing_subscriber::registry().with(events.clone()));
+    let (events, _guard) = Events::listen();
     let layer = match client_ip {
         Some(client_ip) => limit().client_ip(client_ip),
         None => limit(),
@@ -205,9 +202,7 @@ async fn missing_peer_address_is_reported_once_with_the_fix() {
 
 #[tokio::test]
 async fn layer_that_needs_no_address_does_not_miss_it() {
-    let events = Events::default();
-    let _guard =
-        tracing::subscriber::set_default(tracing_subscriber::registry().with(events.clone()));
+    let (events, _guard) = Events::listen();
     let keys = keys_over(MemoryKeys::new());
     let key = issue(&keys, NewKey::for_owner("alice")).await;
     let service = ServiceBuilder::new()

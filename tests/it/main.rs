@@ -41,6 +41,7 @@ mod query;
 mod redis;
 mod refusals;
 mod regressions;
+mod rejection_log;
 mod remote_keys;
 mod resource;
 mod restrictions;
