@@ -45,7 +45,7 @@ pub(crate) fn log(rejection: &Rejection, extensions: &Extensions) {
     }
 }
 
-/// What a request adds to the event. Computed only if the event is enabled.
+/// The facts that a request adds to the event. Computed only if the event is enabled.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     caller: Option<&'a Identity>,

@@ -123,7 +123,7 @@ pub(crate) struct Settings {
     pub(crate) resource_metadata: Option<Box<str>>,
     pub(crate) challenge_scopes: ScopeSet,
     pub(crate) schemes: Vec<Scheme>,
-    /// How a credential may be sent, for clients that sent none: alternatives, in words.
+    /// The ways to send a credential, in words, for clients that sent none.
     pub(crate) carriers: Box<str>,
     pub(crate) problem_base: Box<str>,
     pub(crate) respond: Option<Arc<dyn Respond>>,

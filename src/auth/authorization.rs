@@ -11,7 +11,7 @@ use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::rejection::{Cause, Reason, Rejection};
 
-/// What a scheme means to a layer.
+/// The meaning of a scheme to a layer.
 #[derive(Clone, Copy)]
 enum Meaning {
     /// The credential follows the scheme.

@@ -48,7 +48,7 @@ pub(crate) struct Door<A> {
     pub(crate) trusted_origins: Vec<OriginPattern>,
     pub(crate) stealth: bool,
     pub(crate) warn_before_expiry: Option<Duration>,
-    /// Whether the log has the hint about preflights.
+    /// Set once the log has the hint about preflights.
     pub(crate) hinted_at_cors: Arc<AtomicBool>,
 }
 
@@ -84,7 +84,7 @@ impl<A> Door<A> {
         }
     }
 
-    /// Whether the request needs no credential.
+    /// Returns whether the request needs no credential.
     fn is_optional(&self, request: &Parts) -> bool {
         let is_listed = |optional: &OptionalFor| optional(request);
         self.optional || self.optional_for.as_deref().is_some_and(is_listed)

@@ -176,7 +176,7 @@ pub(crate) struct Verification {
 struct Budget {
     limit: Arc<FailureLimit>,
     network: IpNet,
-    /// That of the credential.
+    /// The keyed hash of the credential.
     hash: u64,
     stage: Stage,
 }

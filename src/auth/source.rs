@@ -284,7 +284,7 @@ pub(crate) struct TakeRules {
     pub(crate) schemes: Vec<Scheme>,
     /// Other names of schemes in which credentials are accepted there.
     pub(crate) extra_schemes: Vec<Box<str>>,
-    /// Whether an API key may be sent there as the user name of `Basic`.
+    /// Set if an API key may be sent there as the user name of `Basic`.
     pub(crate) basic: bool,
 }
 

@@ -108,7 +108,7 @@ fn entries(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         .filter(|entry| !entry.is_empty())
 }
 
-/// How a client sends the credential.
+/// Shows the form in which a client sends the credential.
 impl fmt::Display for WebSocketProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -67,7 +67,7 @@ pub struct Rules {
 struct Rule {
     route: Route,
     access: Access,
-    /// Whether segments may have encoded slashes in them.
+    /// Set if parameters may have encoded slashes in them.
     encoded_slashes: bool,
 }
 
@@ -135,7 +135,7 @@ impl Rules {
 
     /// Lets everybody call a route.
     ///
-    /// An `AuthLayer` outside still rejects requests without a credential, unless it is told about
+    /// An `AuthLayer` outside still rejects requests without a credential, unless it knows
     /// these routes: see [`Rules::public_routes`].
     ///
     /// # Panics

@@ -63,7 +63,7 @@ use crate::config::{ConfigError, literal};
 
 use forwarded::ProxyFields;
 
-/// Whether a request came over TLS or in cleartext.
+/// The transport of a request: TLS or cleartext.
 ///
 /// Insert it into the extensions of a request where the server knows.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -333,19 +333,19 @@ pub(crate) struct Client {
     pub(crate) address: Option<IpAddr>,
     /// The network that the client is counted in.
     pub(crate) network: Option<IpNet>,
-    /// Whether the client is known to be on this machine.
+    /// Set if the client is known to be on this machine.
     pub(crate) is_loopback: bool,
     /// `None` if nobody said, or the trusted proxy said something unreadable.
     pub(crate) transport: Option<Transport>,
-    /// Whether the trusted proxy itself or the application has stated the transport.
+    /// Set if the trusted proxy itself or the application has stated the transport.
     is_explicit: bool,
     /// The fields of the trusted proxy that the request came through, if it did.
     proxy: Option<ProxyFields>,
 }
 
 impl Client {
-    /// Whether a trusted party has explicitly said that the request came in cleartext. Irreversible
-    /// actions need this.
+    /// Returns whether a trusted party has explicitly said that the request came in cleartext.
+    /// Irreversible actions need this.
     pub(crate) fn is_explicitly_plain(&self) -> bool {
         self.is_explicit && self.transport == Some(Transport::Plain)
     }
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn the_walk_goes_from_the_right_over_all_lines_and_stops_at_the_first_stranger() {
+    fn client_is_the_first_untrusted_address_from_the_right() {
         let network = ClientIp::new().trusted_proxies(["10.0.0.0/8", "2001:db8::1"]);
         for (lines, client) in [
             (&["6.6.6.6, 1.2.3.4, 10.0.0.2"][..], "1.2.3.4"),
@@ -674,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_counted_by_network_and_mapped_addresses_by_their_bits() {
+    fn clients_are_grouped_by_prefix() {
         let network = ClientIp::new();
         let count = |ip: &str| network.network(ip.parse().unwrap()).to_string();
         assert_eq!(count("1.2.3.4"), "1.2.3.4/32");

@@ -197,7 +197,7 @@ impl Record {
         self.version
     }
 
-    /// How it came: as [`UsageLayer::client_ip`](crate::UsageLayer::client_ip) knows,
+    /// Returns the transport: as [`UsageLayer::client_ip`](crate::UsageLayer::client_ip) knows,
     /// the server, or else the scheme of the request's target. It is for statistics: the last
     /// can be made up.
     #[must_use]

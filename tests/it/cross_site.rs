@@ -36,7 +36,7 @@ const OWN: (&str, &str) = ("origin", "https://api.example.com");
 const EVIL: (&str, &str) = ("origin", "https://evil.example");
 
 #[tokio::test]
-async fn request_of_another_site_is_rejected_if_it_may_change_something() {
+async fn unsafe_request_of_another_site_is_rejected() {
     let (layer, key) = layer().await;
     let service = layer.layer(who());
     let cases: [(&[(&str, &str)], u16); 16] = [

@@ -1,4 +1,4 @@
-//! What the log says about rejections and mistakes.
+//! Log events about rejections and mistakes.
 
 use std::net::SocketAddr;
 

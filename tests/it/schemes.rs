@@ -1,5 +1,5 @@
-//! Schemes and carriers beyond `Bearer`, `ApiKey` and `X-API-Key`, and what a client is told that
-//! sent no credential.
+//! Schemes and carriers beyond `Bearer`, `ApiKey` and `X-API-Key`, and the response to a client
+//! that sent no credential.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
