@@ -15,7 +15,7 @@ use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::certificate::is_proved;
 use crate::auth::cross_site::is_cross_site;
 use crate::auth::failure_guard::FailureGuard;
-use crate::auth::source::{Source, TakeRules, ill_formed, take_one};
+use crate::auth::source::{Recognize, Source, TakeRules, ill_formed, take_one};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::{self, Anonymous};
@@ -186,10 +186,7 @@ impl<A: Authenticate> Check for Auth<A> {
         let is_optional = door.is_optional(parts);
         let claims = |text: &[u8]| door.authenticate.claims(text);
         // Where no credential is needed, the query may have anything in it.
-        let forbidden_in_uri: Option<&dyn Fn(&[u8]) -> bool> = match is_optional {
-            true => None,
-            false => Some(&claims),
-        };
+        let forbidden_in_uri = (!is_optional).then_some(&claims as Recognize<'_>);
         let found = take_one(parts, &door.sources, &door.rules, forbidden_in_uri);
         let (credential, source) = match found {
             Ok(Some(found)) => found,

@@ -6,7 +6,7 @@ use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
-use crate::auth::source::{Source, TakeRules, only};
+use crate::auth::source::{Recognize, Source, TakeRules, only};
 use crate::credential::Credential;
 use crate::rejection::Rejection;
 
@@ -54,7 +54,7 @@ pub(super) fn has_credential(
     query: &str,
     sources: &[Source],
     rules: &TakeRules,
-    claims: &dyn Fn(&[u8]) -> bool,
+    claims: Recognize<'_>,
 ) -> bool {
     let shortest = rules.shortest;
     // Most are too short for any of what follows.

@@ -211,7 +211,7 @@ impl Source {
         Some(match &self.0 {
             Place::Authorization => {
                 let scheme = schemes.iter().find(|scheme| **scheme == Scheme::Bearer);
-                let scheme = scheme.or(schemes.first())?.as_str();
+                let scheme = scheme.or_else(|| schemes.first())?.as_str();
                 format!("`Authorization: {scheme} <credential>`")
             }
             Place::Header(name) => format!("`{}: <credential>`", in_title_case(name)),
@@ -301,6 +301,9 @@ impl TakeRules {
     }
 }
 
+/// Returns whether a text is a credential.
+pub(crate) type Recognize<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 /// Takes the one credential of a request. Returns it with the index of its source.
 ///
 /// A parameter of the query outside of `sources` that `forbidden_in_uri` recognizes is rejected.
@@ -308,7 +311,7 @@ pub(crate) fn take_one(
     parts: &mut Parts,
     sources: &[Source],
     rules: &TakeRules,
-    forbidden_in_uri: Option<&dyn Fn(&[u8]) -> bool>,
+    forbidden_in_uri: Option<Recognize<'_>>,
 ) -> Result<Option<(Credential, usize)>, Rejection> {
     let mut found: Option<(Credential, usize)> = None;
     let mut other_scheme = false;

@@ -133,10 +133,10 @@ impl Route {
                     !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase());
                 let method = http::Method::from_bytes(method.as_bytes());
                 let method = method.ok().filter(|_| is_method);
-                let method = method.ok_or_else(|| {
+                let method = method.ok_or(
                     "the text before the space is not a method; write it in capital letters, as in \
-                     `GET /orders`"
-                })?;
+                     `GET /orders`",
+                )?;
                 (Some(method), path)
             }
         };

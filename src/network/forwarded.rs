@@ -296,7 +296,7 @@ mod tests {
             let found: Vec<String> = fields
                 .addresses(&headers(&lines))
                 .into_iter()
-                .map(|address| address.map_or("?".into(), |address| address.to_string()))
+                .map(|address| address.map_or_else(|| "?".into(), |address| address.to_string()))
                 .collect();
             assert_eq!(found.join(" "), expected, "{lines:?}");
         }

@@ -31,6 +31,8 @@ fn request(method: &str, key: &str, fields: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
 const WEBSOCKET: [(&str, &str); 2] = [("connection", "Upgrade"), ("upgrade", "websocket")];
 const OWN: (&str, &str) = ("origin", "https://api.example.com");
 const EVIL: (&str, &str) = ("origin", "https://evil.example");
@@ -39,7 +41,7 @@ const EVIL: (&str, &str) = ("origin", "https://evil.example");
 async fn unsafe_request_of_another_site_is_rejected() {
     let (layer, key) = layer().await;
     let service = layer.layer(who());
-    let cases: [(&[(&str, &str)], u16); 16] = [
+    let cases: [(Fields<'_>, u16); 16] = [
         (&[], 200), // not a browser
         (&[OWN], 200),
         (&[("sec-fetch-site", "same-origin")], 200),
@@ -88,7 +90,7 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
     let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
     let service = layer.client_ip(proxies).layer(who());
     let own = "https://api.example.com";
-    let cases: [(&str, &[(&str, &str)], u16); 12] = [
+    let cases: [(&str, Fields<'_>, u16); 12] = [
         (own, &[("host", "api.example.com:443")], 200),
         (own, &[("host", "API.Example.com")], 200),
         ("HTTPS://API.example.com:443", &[], 200),
