@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::origin::{Origin, OriginPattern};
 
-/// From where and how a credential may be used. An empty list restricts nothing;
-/// with several lists, all must be met.
+/// The networks, methods and origins that a credential is restricted to. An empty list restricts
+/// nothing. If several lists have entries, all of them must be met.
+///
+/// [`ApiKeys::issue`](crate::ApiKeys::issue) and [`ApiKeys::update`](crate::ApiKeys::update) store
+/// entries in their canonical form. An entry that a store returns in any other form matches no
+/// request, so that it never permits more than the canonical form.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 #[expect(

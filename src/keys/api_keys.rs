@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 
 use crate::audit::{Activity, Audit};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::{ConfigError, literal};
+use crate::config::{ConfigError, Quoted, literal};
 use crate::keys::cache::{Cached, Strict};
 use crate::keys::error::KeyError;
 use crate::keys::event::{KeyEvent, KeyEventKind};
@@ -22,6 +22,7 @@ use crate::keys::new_key::{Drawn, NewKey};
 use crate::keys::pepper::Peppers;
 use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
+use crate::keys::validate;
 use crate::lapse::ASK_EVERY;
 use crate::timeout::Timer;
 
@@ -70,6 +71,16 @@ impl Look {
             mac: self.peppers.mac(key.expose().as_bytes()),
             pepper_version: self.peppers.current_version(),
         }
+    }
+
+    fn unknown_environment(&self, env: &str) -> KeyError {
+        let known = self.heads.iter().map(|head| &head[self.prefix.len()..]);
+        let known = known.collect::<Vec<_>>().join(", ");
+        KeyError::UnknownEnvironment(ConfigError::new(format!(
+            "NewKey::environment: {} is not configured; use one of {known}, or add it to \
+             `ApiKeys::environments`",
+            Quoted(env)
+        )))
     }
 
     pub(crate) fn changes(&self) -> broadcast::Receiver<KeyId> {
@@ -127,26 +138,33 @@ impl ApiKeys<MemoryKeys> {
         Self::new(MemoryKeys::new(), peppers)
     }
 
-    /// Keys that are known beforehand, for instance from a configuration file: the
-    /// records that [`ApiKeys::issue`] returned, kept without the keys themselves.
+    /// Creates keys from records that [`ApiKeys::issue`] returned before, for instance from a
+    /// configuration file. The records do not contain the keys themselves.
+    ///
+    /// Restrictions are normalized, as in [`NewKey::methods`].
     ///
     /// # Errors
-    /// If two records have the same id, or one names a pepper version that is not
-    /// there.
+    /// Returns `Err` if two records have the same id, a restriction is not valid, or a record needs a
+    /// pepper version that is not configured.
     pub fn from_records(
         records: impl IntoIterator<Item = KeyRecord>,
         peppers: Peppers,
     ) -> Result<Self, ConfigError> {
         let store = MemoryKeys::new();
-        for record in records {
+        for mut record in records {
             let (id, version) = (record.id, record.pepper_version);
             if peppers.mac_under(version, &[]).is_none() {
                 return Err(ConfigError::new(format!(
-                    "key {id}: no pepper of version {version}"
+                    "ApiKeys::from_records: key {id} needs pepper version {version}, which is not \
+                     configured; add its secret with `Peppers::with_previous`, or issue a new key"
                 )));
             }
+            let setting = format!("ApiKeys::from_records: key {id}: restrictions");
+            record.restrictions = validate::restrictions(&setting, &record.restrictions)?;
             if !store.insert_now(record) {
-                return Err(ConfigError::new(format!("key {id} is there twice")));
+                return Err(ConfigError::new(format!(
+                    "ApiKeys::from_records: there are two records of key {id}; remove one of them"
+                )));
             }
         }
         Ok(Self::new(store, peppers))
@@ -193,8 +211,8 @@ impl<S: KeyStore> ApiKeys<S> {
     /// # Errors
     /// Where `prefix` panics.
     pub fn try_prefix(self, prefix: &str) -> Result<Self, ConfigError> {
-        word(prefix)?;
-        self.set(|look| {
+        word("ApiKeys::prefix", prefix)?;
+        self.set("ApiKeys::prefix", |look| {
             let envs = look.heads.iter().map(|head| &head[look.prefix.len()..]);
             look.heads = envs.map(|env| format!("{prefix}_{env}")).collect();
             look.prefix = format!("{prefix}_");
@@ -223,10 +241,13 @@ impl<S: KeyStore> ApiKeys<S> {
     ) -> Result<Self, ConfigError> {
         let envs: Vec<&str> = envs.into_iter().collect();
         if envs.is_empty() {
-            return Err(ConfigError::new("keys need an environment"));
+            return Err(ConfigError::new(
+                "ApiKeys::environments: the list is empty; name at least one, such as \"live\"",
+            ));
         }
-        envs.iter().try_for_each(|env| word(env))?;
-        self.set(|look| {
+        let setting = "ApiKeys::environments";
+        envs.iter().try_for_each(|env| word(setting, env))?;
+        self.set(setting, |look| {
             look.heads = envs
                 .iter()
                 .map(|env| format!("{}{env}", look.prefix))
@@ -242,7 +263,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn source(self, source: &str) -> Self {
-        literal(self.set(|look| look.source = source.into()))
+        literal(self.set("ApiKeys::source", |look| look.source = source.into()))
     }
 
     /// Sets how long the store may take to find a key, before the client gets 503:
@@ -255,7 +276,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn store_timeout(self, timeout: Duration) -> Self {
-        literal(self.set(|look| look.store_timeout = timeout))
+        literal(self.set("ApiKeys::store_timeout", |look| look.store_timeout = timeout))
     }
 
     /// Sets the clock that keys are issued and revoked by. Requests are judged by
@@ -266,7 +287,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn clock(self, clock: impl Clock) -> Self {
-        literal(self.set(|look| look.clock = Arc::new(clock)))
+        literal(self.set("ApiKeys::clock", |look| look.clock = Arc::new(clock)))
     }
 
     /// The store.
@@ -283,7 +304,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn on_event(self, hear: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
-        literal(self.set(|look| look.hear = Some(Arc::new(hear))))
+        literal(self.set("ApiKeys::on_event", |look| look.hear = Some(Arc::new(hear))))
     }
 
     /// Has what is done to keys written down there, and knows from there what was done with
@@ -295,7 +316,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn audit(self, audit: Audit) -> Self {
-        literal(self.set(|look| look.audit = Some(audit)))
+        literal(self.set("ApiKeys::audit", |look| look.audit = Some(audit)))
     }
 
     /// What was done with a key lately, in this process; none if nothing was, or nobody has
@@ -329,11 +350,11 @@ impl<S: KeyStore> ApiKeys<S> {
     /// Draws a key and stores its record. The key is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`KeyError::InvalidScope`], [`KeyError::InvalidNetwork`] and
-    /// [`KeyError::InvalidTimes`] for what makes no sense,
-    /// [`KeyError::UnknownEnvironment`] for an environment that is not configured,
-    /// [`KeyError::Store`] if the store fails, and [`KeyError::Randomness`] if the
-    /// operating system has none.
+    /// Returns
+    /// - [`KeyError::NoOwner`], [`KeyError::InvalidScope`], [`KeyError::InvalidRestriction`],
+    ///   [`KeyError::InvalidTimes`] or [`KeyError::UnknownEnvironment`] if a value is not valid,
+    /// - [`KeyError::Store`] if the store fails,
+    /// - [`KeyError::Randomness`] if the operating system provides no random bytes.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, KeyError> {
         let look = &self.shared.look;
         let head = match new.environment_name() {
@@ -342,7 +363,7 @@ impl<S: KeyStore> ApiKeys<S> {
                 .heads
                 .iter()
                 .find(|head| head[look.prefix.len()..] == *env)
-                .ok_or(KeyError::UnknownEnvironment)?,
+                .ok_or_else(|| look.unknown_environment(env))?,
         };
         let now = look.clock.now();
         // 71 bits collide about never; an id that is taken is drawn again all the same.
@@ -379,9 +400,12 @@ impl<S: KeyStore> ApiKeys<S> {
         Ok(self.shared.store.list(filter).await?)
     }
 
-    fn set(mut self, change: impl FnOnce(&mut Look)) -> Result<Self, ConfigError> {
-        let shared = Arc::get_mut(&mut self.shared)
-            .ok_or_else(|| ConfigError::new("set up the keys before they are cloned"))?;
+    fn set(mut self, setting: &str, change: impl FnOnce(&mut Look)) -> Result<Self, ConfigError> {
+        let shared = Arc::get_mut(&mut self.shared).ok_or_else(|| {
+            ConfigError::new(format!(
+                "{setting}: the keys were cloned already; call it before the first clone"
+            ))
+        })?;
         change(&mut shared.look);
         Ok(self)
     }
@@ -442,11 +466,13 @@ fn named(id: KeyId, found: Option<Arc<KeyRecord>>) -> Result<Option<Arc<KeyRecor
     Ok(found)
 }
 
-fn word(text: &str) -> Result<(), ConfigError> {
+fn word(setting: &str, text: &str) -> Result<(), ConfigError> {
     if is_word(text.as_bytes()) {
         return Ok(());
     }
-    Err(ConfigError::new(
-        "a prefix or environment of keys has the form [a-z][a-z0-9]{1,15}",
-    ))
+    Err(ConfigError::new(format!(
+        "{setting}: {} does not have the form [a-z][a-z0-9]{{1,15}}; use 2 to 16 lower-case \
+         letters and digits, such as \"acme\"",
+        Quoted(text)
+    )))
 }

@@ -37,6 +37,8 @@ mod pepper;
 mod record;
 mod rotate;
 mod store;
+mod update;
+mod validate;
 mod watch;
 
 pub use api_keys::{ApiKeys, IssuedKey};
@@ -52,6 +54,7 @@ pub use pepper::{KeyMac, MacAlgorithm, Peppers};
 pub use record::{CachedIdentity, KeyRecord, LastUsed};
 pub use rotate::Rotation;
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
+pub use update::{KeyField, KeyFields, KeyUpdate};
 
 pub(crate) use api_keys::{Look, Shared};
 pub(crate) use format::{SHORTEST, has_shape, is_head, parse};

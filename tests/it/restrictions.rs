@@ -136,7 +136,7 @@ async fn a_network_that_is_none_is_not_stored() {
     let new = NewKey::for_owner("alice").networks(["10.0.0.0/99"]);
     assert!(matches!(
         keys.issue(new).await,
-        Err(KeyError::InvalidNetwork(_))
+        Err(KeyError::InvalidRestriction(_))
     ));
 }
 
