@@ -85,8 +85,7 @@ impl<S: KeyStore> ApiKeys<S> {
             return;
         };
         if look
-            .peppers
-            .mac_under(record.pepper_version, key)
+            .mac_under_pepper_of(&record, key)
             .is_none_or(|mac| mac != record.mac)
         {
             return;
@@ -139,11 +138,10 @@ fn judge<S: KeyStore>(
     })?;
     // One path for known and unknown ids: the same MAC, the same comparison. Where a
     // record names a pepper that is not there, the current one stands in.
-    let (version, expected) = match &found {
-        Some(record) => (record.pepper_version, record.mac),
-        None => (look.peppers.current_version(), KeyMac::DUMMY),
+    let (computed, expected) = match &found {
+        Some(record) => (look.mac_under_pepper_of(record, key), record.mac),
+        None => (Some(look.peppers.mac(key)), KeyMac::DUMMY),
     };
-    let computed = look.peppers.mac_under(version, key);
     let is_held = computed.is_some();
     let matches = black_box(computed.unwrap_or_else(|| look.peppers.mac(key)) == expected);
     let Some(record) = found else {

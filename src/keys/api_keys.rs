@@ -19,7 +19,7 @@ use crate::keys::format::{ApiKey, KeyId, is_word};
 use crate::keys::last_used::Uses;
 use crate::keys::memory::MemoryKeys;
 use crate::keys::new_key::{Drawn, NewKey};
-use crate::keys::pepper::Peppers;
+use crate::keys::pepper::{KeyMac, MissingPeppers, Peppers};
 use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
 use crate::keys::validate;
@@ -55,6 +55,7 @@ pub(crate) struct Look {
     pub(crate) source: Box<str>,
     pub(crate) store_timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
+    missing_peppers: Arc<MissingPeppers>,
     hear: Option<Arc<Hear>>,
     audit: Option<Audit>,
     /// Names the keys that were changed here, for [`Identity::lapsed`](crate::Identity::lapsed).
@@ -71,6 +72,18 @@ impl Look {
             mac: self.peppers.mac(key.expose().as_bytes()),
             pepper_version: self.peppers.current_version(),
         }
+    }
+
+    /// Returns the MAC of a key under the pepper of its record, or `None` if that pepper is not
+    /// configured, which is logged.
+    pub(crate) fn mac_under_pepper_of(&self, record: &KeyRecord, key: &[u8]) -> Option<KeyMac> {
+        let version = record.pepper_version;
+        let mac = self.peppers.mac_under(version, key);
+        if mac.is_none() {
+            self.missing_peppers
+                .report(record.id, version, &self.peppers);
+        }
+        mac
     }
 
     fn unknown_environment(&self, env: &str) -> KeyError {
@@ -181,6 +194,7 @@ impl<S: KeyStore> ApiKeys<S> {
             source: "api-key".into(),
             store_timeout: Duration::from_millis(500),
             clock: Arc::new(SystemClock),
+            missing_peppers: Arc::default(),
             hear: None,
             audit: None,
             changes: broadcast::Sender::new(64),
