@@ -251,7 +251,10 @@ mod tests {
             ),
             ("http://127.0.0.1:3000", Some("http://127.0.0.1:3000")),
             ("https://app.example.com.", Some("https://app.example.com.")),
-            ("chrome-extension://abcdef", Some("chrome-extension://abcdef")),
+            (
+                "chrome-extension://abcdef",
+                Some("chrome-extension://abcdef"),
+            ),
             ("app.example.com", None),
             ("https://app.example.com/path", None),
             ("https://app.example.com//", None),

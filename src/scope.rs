@@ -214,7 +214,10 @@ mod tests {
         ] {
             let error = ScopeSet::try_new(["fine", bad]).unwrap_err();
             assert_eq!(error.scope(), bad);
-            assert!(error.to_string().starts_with(&format!("{bad:?} ")), "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("{bad:?} ")),
+                "{error}"
+            );
         }
         assert!(ScopeSet::try_new(["https://api.example.com/a:b.c*"]).is_ok());
     }

@@ -290,7 +290,9 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn store_timeout(self, timeout: Duration) -> Self {
-        literal(self.set("ApiKeys::store_timeout", |look| look.store_timeout = timeout))
+        literal(self.set("ApiKeys::store_timeout", |look| {
+            look.store_timeout = timeout
+        }))
     }
 
     /// Sets the clock that keys are issued and revoked by. Requests are judged by

@@ -86,14 +86,12 @@ impl Peppers {
     /// Returns `Err` if the variable is not set, does not have that form, or has a secret that
     /// [`Peppers::new`] refuses. The error names the entry by its position and does not repeat the value.
     pub fn from_env(name: &str) -> Result<Self, ConfigError> {
-        let value = std::env::var(name)
-            .map(Zeroizing::new)
-            .map_err(|_| {
-                ConfigError::new(format!(
-                    "Peppers::from_env: the variable {name} is not set or not Unicode; set it to \
+        let value = std::env::var(name).map(Zeroizing::new).map_err(|_| {
+            ConfigError::new(format!(
+                "Peppers::from_env: the variable {name} is not set or not Unicode; set it to \
                      `1:` and the output of `openssl rand -hex 32`"
-                ))
-            })?;
+            ))
+        })?;
         Self::parse(&value).map_err(|error| {
             ConfigError::new(format!("Peppers::from_env: variable {name}: {error}"))
         })
@@ -340,7 +338,10 @@ mod tests {
             let error = Peppers::parse(bad).unwrap_err().to_string();
             assert!(error.contains(expected), "{bad}: {error}");
             assert!(error.contains("; "), "there is a fix: {error}");
-            assert!(!error.contains("0123") && !error.contains("fedc"), "{error}");
+            assert!(
+                !error.contains("0123") && !error.contains("fedc"),
+                "{error}"
+            );
         }
     }
 

@@ -16,52 +16,7 @@ use crate::config::{ConfigError, Quoted};
 use crate::keys::error::KeyError;
 use crate::network::parse_network;
 use crate::origin::OriginPattern;
-use crate::restriction::Restrictions;
-
-/// The methods of the IANA registry, and `PURGE` of the common caches. All are in upper case. Any
-/// other spelling is a mistake, since methods are case-sensitive (RFC 9110 §9.1).
-const STANDARD_METHODS: [&str; 40] = [
-    "ACL",
-    "BASELINE-CONTROL",
-    "BIND",
-    "CHECKIN",
-    "CHECKOUT",
-    "CONNECT",
-    "COPY",
-    "DELETE",
-    "GET",
-    "HEAD",
-    "LABEL",
-    "LINK",
-    "LOCK",
-    "MERGE",
-    "MKACTIVITY",
-    "MKCALENDAR",
-    "MKCOL",
-    "MKREDIRECTREF",
-    "MKWORKSPACE",
-    "MOVE",
-    "OPTIONS",
-    "ORDERPATCH",
-    "PATCH",
-    "POST",
-    "PROPFIND",
-    "PROPPATCH",
-    "PUT",
-    "QUERY",
-    "REBIND",
-    "REPORT",
-    "SEARCH",
-    "TRACE",
-    "UNBIND",
-    "UNCHECKOUT",
-    "UNLINK",
-    "UNLOCK",
-    "UPDATE",
-    "UPDATEREDIRECTREF",
-    "VERSION-CONTROL",
-    "PURGE",
-];
+use crate::restriction::{Restrictions, standard_method};
 
 /// The end of a key: a point in time, or a time after the key was issued or updated.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +58,10 @@ pub(crate) fn referrers(setting: &str, texts: &[String]) -> Result<Vec<String>, 
 }
 
 /// Checks and normalizes the restrictions of a record from configuration.
-pub(crate) fn restrictions(setting: &str, held: &Restrictions) -> Result<Restrictions, ConfigError> {
+pub(crate) fn restrictions(
+    setting: &str,
+    held: &Restrictions,
+) -> Result<Restrictions, ConfigError> {
     let texts: Vec<_> = held.networks.iter().map(ToString::to_string).collect();
     Ok(Restrictions {
         networks: networks(setting, &texts)?,
@@ -135,9 +93,8 @@ pub(crate) fn date(at: Timestamp) -> String {
 }
 
 fn method(setting: &str, text: &str) -> Result<String, ConfigError> {
-    let is_standard = |name: &&&str| name.eq_ignore_ascii_case(text);
-    if let Some(name) = STANDARD_METHODS.iter().find(is_standard) {
-        return Ok((*name).to_owned());
+    if let Some(name) = standard_method(text) {
+        return Ok(name.to_owned());
     }
     let problem = if text == "*" {
         "leave the methods out to allow all of them"

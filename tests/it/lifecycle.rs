@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tollgate::clock::{Clock, ManualClock, Timestamp};
 use tollgate::keys::{
-    EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, KeyUpdate, LifecycleError, NewKey,
-    Peppers, Rotation,
+    EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, KeyUpdate,
+    LifecycleError, NewKey, Peppers, Rotation,
 };
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
@@ -221,7 +221,9 @@ async fn other_scopes_count_from_the_next_request_on() {
             .status,
         403
     );
-    keys.update(issued.record.id, KeyUpdate::new().set_scopes(["b"])).await.unwrap();
+    keys.update(issued.record.id, KeyUpdate::new().set_scopes(["b"]))
+        .await
+        .unwrap();
     assert_eq!(
         send(&stack, with("x-api-key", issued.key.expose()))
             .await
@@ -229,7 +231,8 @@ async fn other_scopes_count_from_the_next_request_on() {
         200
     );
     assert!(matches!(
-        keys.update(issued.record.id, KeyUpdate::new().set_scopes(["a b"])).await,
+        keys.update(issued.record.id, KeyUpdate::new().set_scopes(["a b"]))
+            .await,
         Err(KeyError::InvalidScope(_))
     ));
 }

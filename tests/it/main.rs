@@ -22,6 +22,7 @@ mod jwt_attacks;
 mod key_format;
 mod key_lookups;
 mod key_sets;
+mod key_updates;
 mod keys;
 mod lapse;
 mod leaks;

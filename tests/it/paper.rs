@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tollgate::clock::{Clock, ManualClock};
-use tollgate::keys::{EndCause, KeyId, KeyState, KeyStore, KeyUpdate, MemoryKeys, NewKey, Rotation};
+use tollgate::keys::{
+    EndCause, KeyId, KeyState, KeyStore, KeyUpdate, MemoryKeys, NewKey, Rotation,
+};
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tollgate::ApiKeys;
 use tollgate::clock::{Clock, ManualClock};
 use tollgate::keys::{
-    KeyError, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, KeyUpdate, LifecycleError, MemoryKeys, NewKey,
-    Rotation, StoreError,
+    KeyError, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, KeyUpdate, LifecycleError,
+    MemoryKeys, NewKey, Rotation, StoreError,
 };
 
 use crate::support::{Script, Scripted, clock, keys_over, node, peppers};
@@ -83,7 +83,9 @@ async fn a_rotation_that_is_resumed_after_a_change_has_the_rights_of_now_and_tel
         store.fail_updates(false);
         clock.advance(seconds(100));
         if cut {
-            keys.update(id, KeyUpdate::new().set_scopes(["a"])).await.unwrap();
+            keys.update(id, KeyUpdate::new().set_scopes(["a"]))
+                .await
+                .unwrap();
             let resumed = keys.rotate(id, repeatable()).await.unwrap();
             let held = stored(&store.memory, resumed.record.id).await;
             assert_eq!(text(&resumed.record), text(&held));
@@ -221,7 +223,10 @@ async fn a_rotation_copies_what_another_node_has_made_of_the_key() {
     let new = NewKey::for_owner("alice").scopes(["a", "admin"]);
     let id = here.issue(new).await.unwrap().record.id;
     here.get(id).await.unwrap();
-    there.update(id, KeyUpdate::new().set_scopes(["a"])).await.unwrap();
+    there
+        .update(id, KeyUpdate::new().set_scopes(["a"]))
+        .await
+        .unwrap();
     let successor = here
         .rotate(id, Rotation::with_grace(seconds(60)))
         .await
