@@ -14,7 +14,7 @@ use crate::keys::event::KeyEventKind;
 use crate::keys::format::KeyId;
 use crate::keys::lifecycle::{self, Command, EndCause, KeyState, Outcome};
 use crate::keys::record::KeyRecord;
-use crate::keys::store::{KeyFilter, KeyStore};
+use crate::keys::store::{KeyFilter, KeyStore, StoreError};
 use crate::keys::update::KeyUpdate;
 use crate::keys::validate;
 
@@ -149,7 +149,7 @@ impl<S: KeyStore> ApiKeys<S> {
             let Some(next) = page.next else {
                 return Ok(purged);
             };
-            filter = filter.after(next);
+            filter = next_page(filter, next)?;
         }
     }
 
@@ -249,6 +249,15 @@ fn event_of(command: &Command, new: &KeyRecord) -> KeyEventKind {
         Command::Rotate { to, .. } => KeyEventKind::RotatedTo(*to),
         Command::Schedule(_) => KeyEventKind::Scheduled,
     }
+}
+
+/// Moves a filter to the next page. Fails if the store does not advance, which would never end.
+pub(crate) fn next_page(filter: KeyFilter, next: KeyId) -> Result<KeyFilter, KeyError> {
+    if filter.after.is_some_and(|after| next <= after) {
+        let problem = "`KeyStore::list` returned a `next` that is not after the page before";
+        return Err(StoreError::unavailable(problem).into());
+    }
+    Ok(filter.after(next))
 }
 
 /// When a key ended, if it has by `now`.

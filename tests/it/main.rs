@@ -21,6 +21,7 @@ mod issuer_config;
 mod jwt_attacks;
 mod key_format;
 mod key_lookups;
+mod key_owners;
 mod key_sets;
 mod key_updates;
 mod keys;

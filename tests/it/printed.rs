@@ -80,6 +80,7 @@ plain! {
     InvalidScope: tollgate::scope::InvalidScope,
     KeyEvent: tollgate::keys::KeyEvent,
     KeyEventKind: tollgate::keys::KeyEventKind,
+    EndOwnerError: tollgate::keys::EndOwnerError,
     KeyField: tollgate::keys::KeyField,
     KeyFields: tollgate::keys::KeyFields,
     KeyUpdate: tollgate::keys::KeyUpdate,
