@@ -194,7 +194,7 @@ pub struct Rotated {
 }
 
 /// What can be done to a key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Command {
     Disable,
     Enable,

@@ -87,7 +87,7 @@ impl<S: KeyStore> ApiKeys<S> {
         let command = Command::Schedule(start);
         self.change_for(id, None, |held, now| {
             validate::lifetime("ApiKeys::schedule", start, held.good_until())?;
-            outcome_of(held, &command, now)
+            outcome_of(held, command, now)
         })
         .await
     }
@@ -172,14 +172,12 @@ impl<S: KeyStore> ApiKeys<S> {
         client: IpAddr,
     ) -> Result<Arc<KeyRecord>, KeyError> {
         let command = Command::End(EndCause::CleartextExposure);
-        self.change_for(id, Some(client), |held, now| {
-            outcome_of(held, &command, now)
-        })
-        .await
+        self.change_for(id, Some(client), |held, now| outcome_of(held, command, now))
+            .await
     }
 
     async fn change(&self, id: KeyId, command: Command) -> Result<Arc<KeyRecord>, KeyError> {
-        self.change_for(id, None, |held, now| outcome_of(held, &command, now))
+        self.change_for(id, None, |held, now| outcome_of(held, command, now))
             .await
     }
 
@@ -213,10 +211,10 @@ type Change = (Box<KeyRecord>, KeyEventKind);
 /// The record that a command makes of another.
 fn outcome_of(
     held: &KeyRecord,
-    command: &Command,
+    command: Command,
     now: Timestamp,
 ) -> Result<Option<Change>, KeyError> {
-    Ok(match lifecycle::apply(held, command.clone(), now)? {
+    Ok(match lifecycle::apply(held, command, now)? {
         Outcome::Unchanged => None,
         Outcome::Changed(new) => {
             let kind = event_of(command, &new);
@@ -241,12 +239,12 @@ pub struct Compromised {
 }
 
 /// What is told of a command that made `new` of a record.
-fn event_of(command: &Command, new: &KeyRecord) -> KeyEventKind {
+fn event_of(command: Command, new: &KeyRecord) -> KeyEventKind {
     match command {
         Command::Disable => KeyEventKind::Disabled,
         Command::Enable => KeyEventKind::Enabled,
-        Command::End(cause) => KeyEventKind::Ended(new.ended.map_or(*cause, |ended| ended.cause)),
-        Command::Rotate { to, .. } => KeyEventKind::RotatedTo(*to),
+        Command::End(cause) => KeyEventKind::Ended(new.ended.map_or(cause, |ended| ended.cause)),
+        Command::Rotate { to, .. } => KeyEventKind::RotatedTo(to),
         Command::Schedule(_) => KeyEventKind::Scheduled,
     }
 }

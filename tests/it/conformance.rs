@@ -233,13 +233,15 @@ impl KeyStore for Faulty {
                     page.records
                         .insert(0, self.memory.find(after).await?.unwrap());
                     page.records.truncate(filter.limit);
-                    page.next = page.next.and(last_of(&page));
+                    page.next = page.next.and_then(|_| last_of(&page));
                 }
                 page
             }
             Fault::NextIsTheFirst => {
                 let mut page = memory(filter).await;
-                page.next = page.next.and(page.records.first().map(|record| record.id));
+                page.next = page
+                    .next
+                    .and_then(|_| page.records.first().map(|record| record.id));
                 page
             }
             Fault::NextHasNoEnd => {
