@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use crate::audit::{Activity, Audit};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, Quoted, literal};
+use crate::identity::{Identity, Resolved};
 use crate::keys::cache::{Cached, Strict};
 use crate::keys::error::KeyError;
 use crate::keys::event::{KeyEvent, KeyEventKind};
@@ -24,6 +25,7 @@ use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
 use crate::keys::validate;
 use crate::lapse::ASK_EVERY;
+use crate::pending::Pending;
 use crate::timeout::Timer;
 
 /// The keys of an API: where they are stored, how they look, how they are issued
@@ -56,6 +58,7 @@ pub(crate) struct Look {
     pub(crate) store_timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     missing_peppers: Arc<MissingPeppers>,
+    pub(crate) resolve: Option<Arc<Resolve>>,
     hear: Option<Arc<Hear>>,
     audit: Option<Audit>,
     /// Names the keys that were changed here, for [`Identity::lapsed`](crate::Identity::lapsed).
@@ -63,6 +66,7 @@ pub(crate) struct Look {
 }
 
 type Hear = dyn Fn(&KeyEvent) + Send + Sync;
+type Resolve = dyn Fn(Identity) -> Pending<Resolved> + Send + Sync;
 
 impl Look {
     pub(crate) fn drawn(&self, key: &ApiKey, id: KeyId, head: &str) -> Drawn {
@@ -195,6 +199,7 @@ impl<S: KeyStore> ApiKeys<S> {
             store_timeout: Duration::from_millis(500),
             clock: Arc::new(SystemClock),
             missing_peppers: Arc::default(),
+            resolve: None,
             hear: None,
             audit: None,
             changes: broadcast::Sender::new(64),
@@ -321,6 +326,48 @@ impl<S: KeyStore> ApiKeys<S> {
     #[track_caller]
     pub fn on_event(self, hear: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
         literal(self.set("ApiKeys::on_event", |look| look.hear = Some(Arc::new(hear))))
+    }
+
+    /// Sets a hook that is asked about each valid key, once per request. It can add to the identity or
+    /// reject the request. Defaults to no hook.
+    ///
+    /// The hook cannot change the id and the restrictions of the key, nor let it end later. It adds a
+    /// boxed future to each request, and is not cached.
+    ///
+    /// ```
+    /// use tollgate::identity::Resolved;
+    /// use tollgate::keys::Peppers;
+    /// use tollgate::{ApiKeys, Identity};
+    ///
+    /// async fn plan_of(account: &str) -> Result<Option<String>, std::io::Error> {
+    ///     Ok((account != "suspended").then(|| "pro".into()))
+    /// }
+    ///
+    /// let keys = ApiKeys::in_memory(Peppers::random()).resolve_with(async |identity: Identity| {
+    ///     match plan_of(identity.subject()).await {
+    ///         Ok(Some(plan)) => Resolved::Known(identity.to_builder().plan(plan).build()),
+    ///         Ok(None) => Resolved::Denied,
+    ///         Err(_) => Resolved::Unavailable,
+    ///     }
+    /// });
+    /// # drop(keys);
+    /// ```
+    ///
+    /// # Panics
+    /// Panics if the keys were cloned already. A panic in the hook becomes a 500 for that request.
+    #[must_use]
+    #[track_caller]
+    pub fn resolve_with<F>(self, hook: impl Fn(Identity) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output: Into<Resolved>> + Send + 'static,
+    {
+        let resolve = move |identity| {
+            let resolved = hook(identity);
+            Pending::later(async move { resolved.await.into() })
+        };
+        literal(self.set("ApiKeys::resolve_with", |look| {
+            look.resolve = Some(Arc::new(resolve));
+        }))
     }
 
     /// Has what is done to keys written down there, and knows from there what was done with

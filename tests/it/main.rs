@@ -20,6 +20,7 @@ mod headers;
 mod issuer_config;
 mod jwt_attacks;
 mod key_format;
+mod key_hooks;
 mod key_lookups;
 mod key_owners;
 mod key_sets;

@@ -100,7 +100,7 @@ plain! {
     Require: tollgate::authorize::Require,
     Required: tollgate::authorize::Required,
     Requirement: tollgate::authorize::Requirement,
-    Resolved: tollgate::auth::jwt::Resolved,
+    Resolved: tollgate::identity::Resolved,
     Restrictions: tollgate::restriction::Restrictions,
     Rotated: tollgate::keys::Rotated,
     Scheme: tollgate::credential::Scheme,
