@@ -30,3 +30,15 @@ pub(crate) fn literal<T>(result: Result<T, ConfigError>) -> T {
         Err(error) => panic!("{error}"),
     }
 }
+
+/// A value in an error text: in quotes, escaped, and at most 64 characters of it.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(64) {
+            Some((end, _)) => write!(f, "{:?}…", &self.0[..end]),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! [`Identity`]: who calls, and what they may do.
 
+mod resolved;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -13,6 +15,8 @@ use crate::credential::Scheme;
 use crate::lapse::{self, Lapse, Watch};
 use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
+
+pub use resolved::Resolved;
 
 /// Who calls, resolved from a credential by [`AuthLayer`](crate::AuthLayer).
 ///
@@ -282,6 +286,22 @@ impl Identity {
         let mut bound = builder.build();
         (bound.scheme, bound.judged_at) = (self.scheme, self.judged_at);
         bound
+    }
+
+    /// Keeps what a hook cannot change of the identity of a key: its id, its restrictions, its state,
+    /// and that it does not end later.
+    pub(crate) fn of_key(self, key: &Self) -> Self {
+        let mut builder = self.to_builder();
+        let held = &*key.inner;
+        builder.credential_id.clone_from(&held.credential_id);
+        if held.restrictions.is_some() {
+            builder.restrictions.clone_from(&held.restrictions);
+        }
+        builder.watch.clone_from(&held.watch);
+        builder.is_retiring = held.is_retiring;
+        let ends = [builder.expires_at, held.expires_at];
+        builder.expires_at = ends.into_iter().flatten().min();
+        builder.build()
     }
 
     /// Whether this is what knows how the credential stands. While the identity is there,

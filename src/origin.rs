@@ -1,6 +1,7 @@
 //! Web origins (RFC 6454): parsing, comparison, and patterns with a wildcard host.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 use http::uri::Authority;
@@ -88,6 +89,7 @@ impl OriginPattern {
         }
         let origin = Origin::of_url(&format!("{scheme}://{authority}"))
             .ok_or("an origin is `scheme://host` or `scheme://host:port`")?;
+        check_host(&origin.host, subdomains)?;
         Ok(Self { origin, subdomains })
     }
 
@@ -119,7 +121,29 @@ impl fmt::Display for OriginPattern {
     }
 }
 
-/// `None` if there is user information, no host, or a port that is not a number.
+/// Refuses hosts that no browser sends, since a pattern with such a host would never match.
+fn check_host(host: &str, subdomains: bool) -> Result<(), &'static str> {
+    let is_address = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
+    if is_address {
+        return match subdomains {
+            true => Err("an IP address has no subdomains; write the address without `*.`"),
+            false => Ok(()),
+        };
+    }
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !host.bytes().all(is_host_byte) {
+        return Err("a host name has only letters, digits, `-`, `_` and dots");
+    }
+    // One trailing dot is valid: it makes the name absolute (RFC 1034 §3.1).
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    if labels.split('.').any(str::is_empty) {
+        return Err("a label of the host is empty; write `https://*.example.com` for subdomains");
+    }
+    Ok(())
+}
+
+/// `None` if there is user information, no host, an invalid IPv6 address, or a port that is not a
+/// number.
 fn host_and_port(authority: &Authority) -> Option<(String, Option<u16>)> {
     let host = authority.host();
     if host.is_empty() || authority.as_str().contains('@') {
@@ -129,7 +153,12 @@ fn host_and_port(authority: &Authority) -> Option<(String, Option<u16>)> {
         "" | ":" => None,
         _ => Some(authority.port_u16()?),
     };
-    Some((host.to_ascii_lowercase(), port))
+    let host = match host.strip_prefix('[') {
+        // An address has several spellings; browsers send the shortest.
+        Some(rest) => format!("[{}]", rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?),
+        None => host.to_ascii_lowercase(),
+    };
+    Some((host, port))
 }
 
 fn default_port(scheme: &str) -> Option<u16> {
@@ -216,8 +245,32 @@ mod tests {
                 "https://*.Example.com:8443",
                 Some("https://*.example.com:8443"),
             ),
+            (
+                "https://[2001:DB8:0:0::1]:443",
+                Some("https://[2001:db8::1]"),
+            ),
+            ("http://127.0.0.1:3000", Some("http://127.0.0.1:3000")),
+            ("https://app.example.com.", Some("https://app.example.com.")),
+            (
+                "chrome-extension://abcdef",
+                Some("chrome-extension://abcdef"),
+            ),
             ("app.example.com", None),
             ("https://app.example.com/path", None),
+            ("https://app.example.com//", None),
+            ("https://app.example.com?a", None),
+            (" https://app.example.com", None),
+            ("https://app.example.com ", None),
+            ("https://.example.com", None),
+            ("https://a..example.com", None),
+            ("https://a,b", None),
+            ("https://b\u{fc}cher.example", None),
+            ("https://[::1", None),
+            ("https://[example.com]", None),
+            ("https://*.[::1]", None),
+            ("https://*.10.0.0.1", None),
+            ("https://app.example.com:99999", None),
+            ("*://app.example.com", None),
             ("https://app.*.com", None),
             ("https://*", None),
             ("https://*.", None),

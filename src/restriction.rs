@@ -9,8 +9,63 @@ use serde::{Deserialize, Serialize};
 
 use crate::origin::{Origin, OriginPattern};
 
-/// From where and how a credential may be used. An empty list restricts nothing;
-/// with several lists, all must be met.
+/// The methods of the IANA registry, and `PURGE` of the common caches. All are in upper case. Any
+/// other spelling is a mistake, since methods are case-sensitive (RFC 9110 §9.1).
+const STANDARD_METHODS: [&str; 40] = [
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "CONNECT",
+    "COPY",
+    "DELETE",
+    "GET",
+    "HEAD",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "OPTIONS",
+    "ORDERPATCH",
+    "PATCH",
+    "POST",
+    "PROPFIND",
+    "PROPPATCH",
+    "PUT",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "TRACE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+    "PURGE",
+];
+
+/// Returns the standard method that the text names in any case.
+pub(crate) fn standard_method(text: &str) -> Option<&'static str> {
+    let is_named = |name: &&str| name.eq_ignore_ascii_case(text);
+    STANDARD_METHODS.into_iter().find(is_named)
+}
+
+/// The networks, methods and origins that a credential is restricted to. An empty list restricts
+/// nothing. If several lists have entries, all of them must be met.
+///
+/// [`ApiKeys::issue`](crate::ApiKeys::issue) and [`ApiKeys::update`](crate::ApiKeys::update) store
+/// entries in their canonical form. An entry that a store returns in any other form matches no
+/// request, so that it never permits more than the canonical form.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 #[expect(
@@ -44,7 +99,9 @@ impl Restrictions {
     #[must_use]
     pub fn admit(&self, client: Option<IpAddr>, request: &Parts) -> bool {
         let network = |net: &IpNet| client.is_some_and(|client| net.contains(&client));
-        let method = |method: &String| *method == request.method.as_str();
+        // A stored `get` must not permit requests with the method `get`, which is not `GET`.
+        let is_canonical = |method: &String| standard_method(method).is_none_or(|m| m == method);
+        let method = |method: &String| *method == request.method.as_str() && is_canonical(method);
         (self.networks.is_empty() || self.networks.iter().any(network))
             && (self.methods.is_empty() || self.methods.iter().any(method))
             && (self.referrers.is_empty() || self.admits_referrer(request))

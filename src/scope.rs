@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Quoted;
+
 /// A set of scopes, in the order in which they were given, without repeats.
 ///
 /// Kept as the space-delimited text of RFC 6749 §3.3: one allocation whatever
@@ -30,7 +32,7 @@ impl ScopeSet {
     /// Builds a set of single scopes.
     ///
     /// # Errors
-    /// [`InvalidScope`] if one of them is empty or has a character outside RFC
+    /// Returns [`InvalidScope`] with the first text that is empty or has a character outside RFC
     /// 6749 §3.3: a space, a quote, a backslash, a control or a non-ASCII
     /// character.
     pub fn try_new<I>(scopes: I) -> Result<Self, InvalidScope>
@@ -43,7 +45,7 @@ impl ScopeSet {
         for scope in scopes {
             let scope = scope.as_ref();
             if !is_scope(scope) {
-                return Err(InvalidScope);
+                return Err(InvalidScope::new(scope));
             }
             if seen.insert(scope.to_owned()) {
                 if !text.is_empty() {
@@ -127,17 +129,37 @@ impl fmt::Display for ScopeSet {
     }
 }
 
-/// What was given as a scope is none: it is empty, or has a character that RFC
-/// 6749 §3.3 does not allow.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// A text that is not a scope: it is empty, or has a character that RFC 6749 §3.3 does not allow.
+#[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub struct InvalidScope;
+pub struct InvalidScope {
+    scope: Box<str>,
+}
+
+impl InvalidScope {
+    fn new(scope: &str) -> Self {
+        let scope = scope.into();
+        Self { scope }
+    }
+
+    /// Returns the text that is not a scope.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+}
 
 impl fmt::Display for InvalidScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "a scope is one or more printable ASCII characters without space, `\"` and `\\`",
-        )
+        let scope = Quoted(&self.scope);
+        write!(f, "{scope} is not a scope; ")?;
+        if self.scope.is_empty() {
+            return f.write_str("leave it out, or write at least one character");
+        }
+        if self.scope.contains(' ') {
+            return f.write_str("pass each scope on its own, without spaces");
+        }
+        f.write_str("use printable ASCII characters other than `\"` and `\\`")
     }
 }
 
@@ -190,7 +212,12 @@ mod tests {
             "a\u{a0}b",
             "\u{7f}",
         ] {
-            assert_eq!(ScopeSet::try_new([bad]), Err(InvalidScope), "{bad:?}");
+            let error = ScopeSet::try_new(["fine", bad]).unwrap_err();
+            assert_eq!(error.scope(), bad);
+            assert!(
+                error.to_string().starts_with(&format!("{bad:?} ")),
+                "{error}"
+            );
         }
         assert!(ScopeSet::try_new(["https://api.example.com/a:b.c*"]).is_ok());
     }

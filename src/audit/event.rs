@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::clock::Timestamp;
 use crate::identity::{Identity, Principal};
-use crate::keys::{EndCause, KeyEvent, KeyEventKind, KeyId};
+use crate::keys::{EndCause, KeyEvent, KeyEventKind, KeyField, KeyFields, KeyId};
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::usage::record::{Record, RecordId, Route, seconds, write_caller};
 use crate::usage::sink::Item;
@@ -85,7 +85,7 @@ impl EventKind {
                 KeyEventKind::Issued => "key_issued",
                 KeyEventKind::RotatedTo(_) => "key_rotated",
                 KeyEventKind::Scheduled => "key_scheduled",
-                KeyEventKind::ScopesChanged => "key_scopes_changed",
+                KeyEventKind::Updated(_) => "key_updated",
                 KeyEventKind::UsedAfterEnd(_) => "key_used_after_end",
                 KeyEventKind::UsedInGrace { .. } => "key_used_in_grace",
             },
@@ -259,6 +259,14 @@ impl Event {
         }
     }
 
+    /// The fields of a key that an update has changed.
+    pub(crate) fn fields(&self) -> Option<KeyFields> {
+        match self.kind {
+            EventKind::Key(KeyEventKind::Updated(fields)) => Some(fields),
+            _ => None,
+        }
+    }
+
     /// How often it happened: once, unless a sink was too slow. Then events that are alike are
     /// added up, before any are lost.
     #[must_use]
@@ -360,6 +368,9 @@ impl Serialize for Event {
         let successor = successor.as_ref().map(KeyId::as_str);
         map.serialize_entry("successor", &successor)?;
         map.serialize_entry("until", &self.until().map(seconds))?;
+        let fields = self.fields();
+        let fields = fields.map(|fields| fields.iter().map(KeyField::as_str).collect::<Vec<_>>());
+        map.serialize_entry("fields", &fields)?;
         map.end()
     }
 }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::auth::authenticate::{Answer, Authenticate, Or};
 use crate::clock::Timestamp;
 use crate::credential::Credential;
-use crate::identity::Identity;
+use crate::identity::{Identity, Resolved};
 use crate::keys::{
     ApiKeys, EndCause, KeyEvent, KeyEventKind, KeyId, KeyMac, KeyRecord, KeyState, KeyStore, Look,
     MacAlgorithm, SHORTEST, Shared, StoreError, has_shape, is_head, parse,
@@ -40,9 +40,9 @@ impl<S: KeyStore> Authenticate for ApiKeys<S> {
         Answer::Mine(match judge(&self.shared, key, found, now) {
             Ok(record) if look.is_outdated(&record) => {
                 let (shared, key) = (Arc::clone(&self.shared), Zeroizing::new(Box::from(key)));
-                Pending::later(renew(shared, record, key))
+                Pending::later(renew(shared, record, key, now))
             }
-            Ok(record) => Ok(self.shared.identity(&record)).into(),
+            Ok(record) => self.shared.conclude(&record, now),
             Err(rejection) => Err(rejection).into(),
         })
     }
@@ -85,8 +85,7 @@ impl<S: KeyStore> ApiKeys<S> {
             return;
         };
         if look
-            .peppers
-            .mac_under(record.pepper_version, key)
+            .mac_under_pepper_of(&record, key)
             .is_none_or(|mac| mac != record.mac)
         {
             return;
@@ -123,6 +122,26 @@ impl<S: KeyStore> Shared<S> {
     fn identity(self: &Arc<Self>, record: &KeyRecord) -> Identity {
         record.identity(&self.look.source, self)
     }
+
+    /// Asks the hook about a valid key, if there is one.
+    fn conclude(self: &Arc<Self>, record: &KeyRecord, now: Timestamp) -> Pending<Verdict> {
+        let identity = self.identity(record);
+        let Some(resolve) = &self.look.resolve else {
+            return Ok(identity).into();
+        };
+        let resolved = resolve(identity.clone());
+        Pending::later(async move {
+            let rejection = match resolved.wait().await {
+                Resolved::Known(resolved) => return Ok(resolved.of_key(&identity)),
+                Resolved::Revoked => {
+                    Rejection::new(Reason::CredentialRevoked, Cause::SubjectDenied)
+                }
+                Resolved::Denied => Rejection::new(Reason::Forbidden, Cause::SubjectDenied),
+                Resolved::Unavailable => Rejection::unavailable(Cause::SubjectUnavailable, now),
+            };
+            Err(rejection.with_holder(identity))
+        })
+    }
 }
 
 /// The verdict on a key, given what the store had under its id.
@@ -139,11 +158,10 @@ fn judge<S: KeyStore>(
     })?;
     // One path for known and unknown ids: the same MAC, the same comparison. Where a
     // record names a pepper that is not there, the current one stands in.
-    let (version, expected) = match &found {
-        Some(record) => (record.pepper_version, record.mac),
-        None => (look.peppers.current_version(), KeyMac::DUMMY),
+    let (computed, expected) = match &found {
+        Some(record) => (look.mac_under_pepper_of(record, key), record.mac),
+        None => (Some(look.peppers.mac(key)), KeyMac::DUMMY),
     };
-    let computed = look.peppers.mac_under(version, key);
     let is_held = computed.is_some();
     let matches = black_box(computed.unwrap_or_else(|| look.peppers.mac(key)) == expected);
     let Some(record) = found else {
@@ -214,9 +232,9 @@ async fn look_up<S: KeyStore>(
         .ok_or_else(|| Rejection::unavailable(Cause::StoreTimeout, now))?;
     let record = judge(&shared, &key, found, now)?;
     if shared.look.is_outdated(&record) {
-        return renew(shared, record, key).await;
+        return renew(shared, record, key, now).await;
     }
-    Ok(shared.identity(&record))
+    shared.conclude(&record, now).wait().await
 }
 
 /// Makes the MAC of a good key anew under the current pepper. The key is good
@@ -225,6 +243,7 @@ async fn renew<S: KeyStore>(
     shared: Arc<Shared<S>>,
     record: Arc<KeyRecord>,
     key: Zeroizing<Box<[u8]>>,
+    now: Timestamp,
 ) -> Verdict {
     let look = &shared.look;
     let mut renewed = KeyRecord::clone(&record);
@@ -242,7 +261,7 @@ async fn renew<S: KeyStore>(
     ) {
         tracing::warn!(target: "tollgate", id = %record.id, "a key stays under an old pepper");
     }
-    Ok(shared.identity(&record))
+    shared.conclude(&record, now).wait().await
 }
 
 fn invalid(cause: Cause) -> Rejection {

@@ -11,7 +11,8 @@ use tokio::sync::broadcast;
 
 use crate::audit::{Activity, Audit};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::{ConfigError, literal};
+use crate::config::{ConfigError, Quoted, literal};
+use crate::identity::{Identity, Resolved};
 use crate::keys::cache::{Cached, Strict};
 use crate::keys::error::KeyError;
 use crate::keys::event::{KeyEvent, KeyEventKind};
@@ -19,10 +20,12 @@ use crate::keys::format::{ApiKey, KeyId, is_word};
 use crate::keys::last_used::Uses;
 use crate::keys::memory::MemoryKeys;
 use crate::keys::new_key::{Drawn, NewKey};
-use crate::keys::pepper::Peppers;
+use crate::keys::pepper::{KeyMac, MissingPeppers, Peppers};
 use crate::keys::record::KeyRecord;
 use crate::keys::store::{KeyFilter, KeyPage, KeyStore, StoreError, find_within};
+use crate::keys::validate;
 use crate::lapse::ASK_EVERY;
+use crate::pending::Pending;
 use crate::timeout::Timer;
 
 /// The keys of an API: where they are stored, how they look, how they are issued
@@ -54,6 +57,8 @@ pub(crate) struct Look {
     pub(crate) source: Box<str>,
     pub(crate) store_timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
+    missing_peppers: Arc<MissingPeppers>,
+    pub(crate) resolve: Option<Arc<Resolve>>,
     hear: Option<Arc<Hear>>,
     audit: Option<Audit>,
     /// Names the keys that were changed here, for [`Identity::lapsed`](crate::Identity::lapsed).
@@ -61,6 +66,7 @@ pub(crate) struct Look {
 }
 
 type Hear = dyn Fn(&KeyEvent) + Send + Sync;
+type Resolve = dyn Fn(Identity) -> Pending<Resolved> + Send + Sync;
 
 impl Look {
     pub(crate) fn drawn(&self, key: &ApiKey, id: KeyId, head: &str) -> Drawn {
@@ -70,6 +76,28 @@ impl Look {
             mac: self.peppers.mac(key.expose().as_bytes()),
             pepper_version: self.peppers.current_version(),
         }
+    }
+
+    /// Returns the MAC of a key under the pepper of its record, or `None` if that pepper is not
+    /// configured, which is logged.
+    pub(crate) fn mac_under_pepper_of(&self, record: &KeyRecord, key: &[u8]) -> Option<KeyMac> {
+        let version = record.pepper_version;
+        let mac = self.peppers.mac_under(version, key);
+        if mac.is_none() {
+            self.missing_peppers
+                .report(record.id, version, &self.peppers);
+        }
+        mac
+    }
+
+    fn unknown_environment(&self, env: &str) -> KeyError {
+        let known = self.heads.iter().map(|head| &head[self.prefix.len()..]);
+        let known = known.collect::<Vec<_>>().join(", ");
+        KeyError::UnknownEnvironment(ConfigError::new(format!(
+            "NewKey::environment: {} is not configured; use one of {known}, or add it to \
+             `ApiKeys::environments`",
+            Quoted(env)
+        )))
     }
 
     pub(crate) fn changes(&self) -> broadcast::Receiver<KeyId> {
@@ -127,26 +155,33 @@ impl ApiKeys<MemoryKeys> {
         Self::new(MemoryKeys::new(), peppers)
     }
 
-    /// Keys that are known beforehand, for instance from a configuration file: the
-    /// records that [`ApiKeys::issue`] returned, kept without the keys themselves.
+    /// Creates keys from records that [`ApiKeys::issue`] returned before, for instance from a
+    /// configuration file. The records do not contain the keys themselves.
+    ///
+    /// Restrictions are normalized, as in [`NewKey::methods`].
     ///
     /// # Errors
-    /// If two records have the same id, or one names a pepper version that is not
-    /// there.
+    /// Returns `Err` if two records have the same id, a restriction is not valid, or a record needs a
+    /// pepper version that is not configured.
     pub fn from_records(
         records: impl IntoIterator<Item = KeyRecord>,
         peppers: Peppers,
     ) -> Result<Self, ConfigError> {
         let store = MemoryKeys::new();
-        for record in records {
+        for mut record in records {
             let (id, version) = (record.id, record.pepper_version);
             if peppers.mac_under(version, &[]).is_none() {
                 return Err(ConfigError::new(format!(
-                    "key {id}: no pepper of version {version}"
+                    "ApiKeys::from_records: key {id} needs pepper version {version}, which is not \
+                     configured; add its secret with `Peppers::with_previous`, or issue a new key"
                 )));
             }
+            let setting = format!("ApiKeys::from_records: key {id}: restrictions");
+            record.restrictions = validate::restrictions(&setting, &record.restrictions)?;
             if !store.insert_now(record) {
-                return Err(ConfigError::new(format!("key {id} is there twice")));
+                return Err(ConfigError::new(format!(
+                    "ApiKeys::from_records: there are two records of key {id}; remove one of them"
+                )));
             }
         }
         Ok(Self::new(store, peppers))
@@ -163,6 +198,8 @@ impl<S: KeyStore> ApiKeys<S> {
             source: "api-key".into(),
             store_timeout: Duration::from_millis(500),
             clock: Arc::new(SystemClock),
+            missing_peppers: Arc::default(),
+            resolve: None,
             hear: None,
             audit: None,
             changes: broadcast::Sender::new(64),
@@ -193,8 +230,8 @@ impl<S: KeyStore> ApiKeys<S> {
     /// # Errors
     /// Where `prefix` panics.
     pub fn try_prefix(self, prefix: &str) -> Result<Self, ConfigError> {
-        word(prefix)?;
-        self.set(|look| {
+        word("ApiKeys::prefix", prefix)?;
+        self.set("ApiKeys::prefix", |look| {
             let envs = look.heads.iter().map(|head| &head[look.prefix.len()..]);
             look.heads = envs.map(|env| format!("{prefix}_{env}")).collect();
             look.prefix = format!("{prefix}_");
@@ -223,10 +260,13 @@ impl<S: KeyStore> ApiKeys<S> {
     ) -> Result<Self, ConfigError> {
         let envs: Vec<&str> = envs.into_iter().collect();
         if envs.is_empty() {
-            return Err(ConfigError::new("keys need an environment"));
+            return Err(ConfigError::new(
+                "ApiKeys::environments: the list is empty; name at least one, such as \"live\"",
+            ));
         }
-        envs.iter().try_for_each(|env| word(env))?;
-        self.set(|look| {
+        let setting = "ApiKeys::environments";
+        envs.iter().try_for_each(|env| word(setting, env))?;
+        self.set(setting, |look| {
             look.heads = envs
                 .iter()
                 .map(|env| format!("{}{env}", look.prefix))
@@ -242,7 +282,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn source(self, source: &str) -> Self {
-        literal(self.set(|look| look.source = source.into()))
+        literal(self.set("ApiKeys::source", |look| look.source = source.into()))
     }
 
     /// Sets how long the store may take to find a key, before the client gets 503:
@@ -255,7 +295,9 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn store_timeout(self, timeout: Duration) -> Self {
-        literal(self.set(|look| look.store_timeout = timeout))
+        literal(self.set("ApiKeys::store_timeout", |look| {
+            look.store_timeout = timeout
+        }))
     }
 
     /// Sets the clock that keys are issued and revoked by. Requests are judged by
@@ -266,7 +308,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn clock(self, clock: impl Clock) -> Self {
-        literal(self.set(|look| look.clock = Arc::new(clock)))
+        literal(self.set("ApiKeys::clock", |look| look.clock = Arc::new(clock)))
     }
 
     /// The store.
@@ -283,7 +325,49 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn on_event(self, hear: impl Fn(&KeyEvent) + Send + Sync + 'static) -> Self {
-        literal(self.set(|look| look.hear = Some(Arc::new(hear))))
+        literal(self.set("ApiKeys::on_event", |look| look.hear = Some(Arc::new(hear))))
+    }
+
+    /// Sets a hook that is asked about each valid key, once per request. It can add to the identity or
+    /// reject the request. Defaults to no hook.
+    ///
+    /// The hook cannot change the id and the restrictions of the key, nor let it end later. It adds a
+    /// boxed future to each request, and is not cached.
+    ///
+    /// ```
+    /// use tollgate::identity::Resolved;
+    /// use tollgate::keys::Peppers;
+    /// use tollgate::{ApiKeys, Identity};
+    ///
+    /// async fn plan_of(account: &str) -> Result<Option<String>, std::io::Error> {
+    ///     Ok((account != "suspended").then(|| "pro".into()))
+    /// }
+    ///
+    /// let keys = ApiKeys::in_memory(Peppers::random()).resolve_with(async |identity: Identity| {
+    ///     match plan_of(identity.subject()).await {
+    ///         Ok(Some(plan)) => Resolved::Known(identity.to_builder().plan(plan).build()),
+    ///         Ok(None) => Resolved::Denied,
+    ///         Err(_) => Resolved::Unavailable,
+    ///     }
+    /// });
+    /// # drop(keys);
+    /// ```
+    ///
+    /// # Panics
+    /// Panics if the keys were cloned already. A panic in the hook becomes a 500 for that request.
+    #[must_use]
+    #[track_caller]
+    pub fn resolve_with<F>(self, hook: impl Fn(Identity) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output: Into<Resolved>> + Send + 'static,
+    {
+        let resolve = move |identity| {
+            let resolved = hook(identity);
+            Pending::later(async move { resolved.await.into() })
+        };
+        literal(self.set("ApiKeys::resolve_with", |look| {
+            look.resolve = Some(Arc::new(resolve));
+        }))
     }
 
     /// Has what is done to keys written down there, and knows from there what was done with
@@ -295,7 +379,7 @@ impl<S: KeyStore> ApiKeys<S> {
     #[must_use]
     #[track_caller]
     pub fn audit(self, audit: Audit) -> Self {
-        literal(self.set(|look| look.audit = Some(audit)))
+        literal(self.set("ApiKeys::audit", |look| look.audit = Some(audit)))
     }
 
     /// What was done with a key lately, in this process; none if nothing was, or nobody has
@@ -329,11 +413,11 @@ impl<S: KeyStore> ApiKeys<S> {
     /// Draws a key and stores its record. The key is in the answer and nowhere else.
     ///
     /// # Errors
-    /// [`KeyError::InvalidScope`], [`KeyError::InvalidNetwork`] and
-    /// [`KeyError::InvalidTimes`] for what makes no sense,
-    /// [`KeyError::UnknownEnvironment`] for an environment that is not configured,
-    /// [`KeyError::Store`] if the store fails, and [`KeyError::Randomness`] if the
-    /// operating system has none.
+    /// Returns
+    /// - [`KeyError::NoOwner`], [`KeyError::InvalidScope`], [`KeyError::InvalidRestriction`],
+    ///   [`KeyError::InvalidTimes`] or [`KeyError::UnknownEnvironment`] if a value is not valid,
+    /// - [`KeyError::Store`] if the store fails,
+    /// - [`KeyError::Randomness`] if the operating system provides no random bytes.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, KeyError> {
         let look = &self.shared.look;
         let head = match new.environment_name() {
@@ -342,7 +426,7 @@ impl<S: KeyStore> ApiKeys<S> {
                 .heads
                 .iter()
                 .find(|head| head[look.prefix.len()..] == *env)
-                .ok_or(KeyError::UnknownEnvironment)?,
+                .ok_or_else(|| look.unknown_environment(env))?,
         };
         let now = look.clock.now();
         // 71 bits collide about never; an id that is taken is drawn again all the same.
@@ -379,9 +463,12 @@ impl<S: KeyStore> ApiKeys<S> {
         Ok(self.shared.store.list(filter).await?)
     }
 
-    fn set(mut self, change: impl FnOnce(&mut Look)) -> Result<Self, ConfigError> {
-        let shared = Arc::get_mut(&mut self.shared)
-            .ok_or_else(|| ConfigError::new("set up the keys before they are cloned"))?;
+    fn set(mut self, setting: &str, change: impl FnOnce(&mut Look)) -> Result<Self, ConfigError> {
+        let shared = Arc::get_mut(&mut self.shared).ok_or_else(|| {
+            ConfigError::new(format!(
+                "{setting}: the keys were cloned already; call it before the first clone"
+            ))
+        })?;
         change(&mut shared.look);
         Ok(self)
     }
@@ -442,11 +529,13 @@ fn named(id: KeyId, found: Option<Arc<KeyRecord>>) -> Result<Option<Arc<KeyRecor
     Ok(found)
 }
 
-fn word(text: &str) -> Result<(), ConfigError> {
+fn word(setting: &str, text: &str) -> Result<(), ConfigError> {
     if is_word(text.as_bytes()) {
         return Ok(());
     }
-    Err(ConfigError::new(
-        "a prefix or environment of keys has the form [a-z][a-z0-9]{1,15}",
-    ))
+    Err(ConfigError::new(format!(
+        "{setting}: {} does not have the form [a-z][a-z0-9]{{1,15}}; use 2 to 16 lower-case \
+         letters and digits, such as \"acme\"",
+        Quoted(text)
+    )))
 }

@@ -1,63 +1,144 @@
-//! [`KeyError`]: why a key could not be issued, changed or read.
+//! [`KeyError`]: reasons why a key could not be issued, changed or read.
 
 use std::fmt;
+
+use http::StatusCode;
 
 use crate::config::ConfigError;
 use crate::keys::lifecycle::LifecycleError;
 use crate::keys::store::StoreError;
 use crate::scope::InvalidScope;
 
-/// A key could not be issued, changed or read.
+/// An error of a command on keys, such as [`ApiKeys::issue`](crate::ApiKeys::issue) or
+/// [`ApiKeys::update`](crate::ApiKeys::update).
+///
+/// The text names the setting, the value and the fix. It contains no secret, and no detail of a
+/// failed store, so that the API of an operator can return it. [`KeyError::status`] is the HTTP
+/// status for such an API.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use http::StatusCode;
+/// use tollgate::ApiKeys;
+/// use tollgate::keys::{NewKey, Peppers};
+///
+/// let keys = ApiKeys::in_memory(Peppers::random());
+/// let new = NewKey::for_owner("acct_1").methods(["GET,POST"]);
+/// let error = keys.issue(new).await.unwrap_err();
+/// assert_eq!(error.status(), StatusCode::UNPROCESSABLE_ENTITY);
+/// assert_eq!(
+///     error.to_string(),
+///     "NewKey::methods: \"GET,POST\" is not an HTTP method; \
+///      pass each method on its own, without spaces and commas"
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// Others kept changing the record.
+    /// Other commands kept changing the record while this one was retried.
     Conflict,
-    /// One of the networks is none.
-    InvalidNetwork(ConfigError),
-    /// One of the scopes is none.
+    /// A network, method or referrer is not valid.
+    InvalidRestriction(ConfigError),
+    /// A scope is not valid.
     InvalidScope(InvalidScope),
-    /// The key would end before it begins.
-    InvalidTimes,
-    /// Where the key stands in its life, that cannot be done to it.
+    /// The start or the end of the key does not fit.
+    InvalidTimes(ConfigError),
+    /// The state of the key does not permit the command.
     Lifecycle(LifecycleError),
-    /// A key must be somebody's: the owner is empty.
+    /// The owner of a new key is empty.
     NoOwner,
     /// No key has this id.
     NotFound,
-    /// The operating system has no randomness to give.
+    /// The operating system failed to provide random bytes.
     Randomness,
-    /// The store failed.
+    /// The record has another revision than the caller expected: see
+    /// [`KeyUpdate::if_revision`](crate::keys::KeyUpdate::if_revision).
+    StaleRevision {
+        /// The revision that the caller expected.
+        expected: u64,
+        /// The revision of the stored record.
+        current: u64,
+    },
+    /// The key store failed.
     Store(StoreError),
-    /// The environment is not configured.
-    UnknownEnvironment,
+    /// The environment of a new key is not configured.
+    UnknownEnvironment(ConfigError),
+}
+
+impl KeyError {
+    /// Returns the HTTP status for a response that reports this error to an operator.
+    ///
+    /// | Status | Errors |
+    /// |---|---|
+    /// | 404 Not Found | `NotFound` |
+    /// | 409 Conflict | `Conflict`, `Lifecycle` |
+    /// | 412 Precondition Failed | `StaleRevision` |
+    /// | 422 Unprocessable Content | `InvalidRestriction`, `InvalidScope`, `InvalidTimes`, `NoOwner`, `UnknownEnvironment` |
+    /// | 500 Internal Server Error | `Randomness` |
+    /// | 503 Service Unavailable | `Store` |
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Conflict | Self::Lifecycle(_) => StatusCode::CONFLICT,
+            Self::StaleRevision { .. } => StatusCode::PRECONDITION_FAILED,
+            Self::InvalidRestriction(_)
+            | Self::InvalidScope(_)
+            | Self::InvalidTimes(_)
+            | Self::NoOwner
+            | Self::UnknownEnvironment(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Randomness => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
 }
 
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Conflict => "the key was changed by others at the same time",
-            Self::InvalidNetwork(_) => "one of the networks of the key is none",
-            Self::InvalidScope(_) => "one of the scopes of the key is none",
-            Self::InvalidTimes => "the key would end before it begins",
-            Self::Lifecycle(error) => return error.fmt(f),
-            Self::NoOwner => "a key must have an owner",
-            Self::NotFound => "no key has this id",
-            Self::Randomness => "no key could be drawn",
-            Self::Store(_) => "the key store failed",
-            Self::UnknownEnvironment => "the environment of the key is not configured",
-        })
+        match self {
+            Self::Conflict => {
+                f.write_str("other changes of the key kept interfering; repeat the command")
+            }
+            Self::InvalidRestriction(error)
+            | Self::InvalidTimes(error)
+            | Self::UnknownEnvironment(error) => error.fmt(f),
+            Self::InvalidScope(error) => write!(f, "scopes: {error}"),
+            Self::Lifecycle(error) => error.fmt(f),
+            Self::NoOwner => f.write_str(
+                "NewKey::for_owner: the owner is empty; pass the id of the account that the key \
+                 belongs to",
+            ),
+            Self::NotFound => f.write_str("no key has this id"),
+            Self::Randomness => {
+                f.write_str("the operating system failed to provide random bytes for a key")
+            }
+            Self::StaleRevision { expected, current } => write!(
+                f,
+                "KeyUpdate::if_revision: the key has revision {current} instead of {expected}; \
+                 read the key again and repeat the update"
+            ),
+            Self::Store(error) => error.fmt(f),
+        }
     }
 }
 
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::InvalidNetwork(error) => Some(error),
+            Self::InvalidRestriction(error)
+            | Self::InvalidTimes(error)
+            | Self::UnknownEnvironment(error) => Some(error),
             Self::InvalidScope(error) => Some(error),
             Self::Lifecycle(error) => Some(error),
             Self::Store(error) => Some(error),
-            _ => None,
+            Self::Conflict
+            | Self::NoOwner
+            | Self::NotFound
+            | Self::Randomness
+            | Self::StaleRevision { .. } => None,
         }
     }
 }

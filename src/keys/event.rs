@@ -3,6 +3,7 @@
 use crate::clock::Timestamp;
 use crate::keys::format::KeyId;
 use crate::keys::lifecycle::EndCause;
+use crate::keys::update::KeyFields;
 
 /// Something happened in the life of a key, or a key was used that should not be.
 ///
@@ -34,8 +35,8 @@ pub enum KeyEventKind {
     RotatedTo(KeyId),
     /// It will begin at another time.
     Scheduled,
-    /// It was given other scopes.
-    ScopesChanged,
+    /// Fields of it were changed. The event names the fields, never their values.
+    Updated(KeyFields),
     /// It was used, with the right secret, after its end.
     UsedAfterEnd(EndCause),
     /// It was used while its successor is there already: at most once a minute. When
@@ -57,7 +58,7 @@ impl KeyEventKind {
             Self::Issued => "issued",
             Self::RotatedTo(_) => "rotated",
             Self::Scheduled => "scheduled",
-            Self::ScopesChanged => "scopes_changed",
+            Self::Updated(_) => "updated",
             Self::UsedAfterEnd(_) => "used_after_end",
             Self::UsedInGrace { .. } => "used_in_grace",
         }
@@ -75,6 +76,9 @@ impl KeyEvent {
             KeyEventKind::Ended(cause) => {
                 let cause = cause.as_str();
                 tracing::info!(target: "tollgate::keys", %id, event, cause);
+            }
+            KeyEventKind::Updated(fields) => {
+                tracing::info!(target: "tollgate::keys", %id, event, %fields);
             }
             _ => tracing::info!(target: "tollgate::keys", %id, event),
         }

@@ -77,11 +77,8 @@ impl<S: KeyStore> ApiKeys<S> {
         let Some(record) = self.latest(id).await? else {
             return Ok(None);
         };
-        let mac = self
-            .shared
-            .look
-            .peppers
-            .mac_under(record.pepper_version, text.as_bytes());
+        let look = &self.shared.look;
+        let mac = look.mac_under_pepper_of(&record, text.as_bytes());
         if mac != Some(record.mac) {
             return Ok(None);
         }

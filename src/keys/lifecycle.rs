@@ -10,17 +10,33 @@
 //! the key is known for what it is. Only `compromised` replaces an earlier cause.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::clock::Timestamp;
+use crate::config::{ConfigError, Quoted};
 use crate::keys::format::KeyId;
 use crate::keys::record::KeyRecord;
-use crate::scope::ScopeSet;
 
-/// Where a key stands in its life. Times are half-open and without leeway: a key is
-/// valid from its `not_before` on, and no more at its `expires_at`.
+/// The state of a key at a point in time.
+///
+/// Times are half-open and without leeway: a key is valid from its `not_before` on, and no more at
+/// its `expires_at`.
+///
+/// `Display` writes the [name](KeyState::as_str) of the state, and so does `Serialize`: `"retiring"`.
+/// The details have methods of their own.
+///
+/// ```
+/// use tollgate::keys::{EndCause, KeyState};
+///
+/// let state = KeyState::Ended(EndCause::Revoked);
+/// assert_eq!(state.to_string(), "ended");
+/// assert_eq!(serde_json::to_value(state)?, "ended");
+/// assert_eq!(serde_json::to_value(state.end_cause())?, "revoked");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum KeyState {
@@ -45,9 +61,46 @@ impl KeyState {
     pub const fn is_good(self) -> bool {
         matches!(self, Self::Active | Self::Retiring { .. })
     }
+
+    /// Returns a stable name: `scheduled`, `active`, `retiring`, `disabled` or `ended`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Active => "active",
+            Self::Retiring { .. } => "retiring",
+            Self::Disabled => "disabled",
+            Self::Ended(_) => "ended",
+        }
+    }
+
+    /// Returns the cause of the end, or `None` if the key has not ended.
+    #[must_use]
+    pub const fn end_cause(self) -> Option<EndCause> {
+        match self {
+            Self::Ended(cause) => Some(cause),
+            _ => None,
+        }
+    }
 }
 
-/// Why a key ended.
+/// The [name](KeyState::as_str) of the state.
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The [name](KeyState::as_str) of the state, as a string.
+impl Serialize for KeyState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The cause of the end of a key.
+///
+/// `Display`, `FromStr` and serde use the [name](EndCause::as_str) of the cause: `"owner_removed"`.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[non_exhaustive]
 #[serde(rename_all = "snake_case")]
@@ -78,6 +131,37 @@ impl EndCause {
             Self::Revoked => "revoked",
             Self::RotatedOut => "rotated_out",
         }
+    }
+
+    const ALL: [Self; 6] = [
+        Self::CleartextExposure,
+        Self::Compromised,
+        Self::Expired,
+        Self::OwnerRemoved,
+        Self::Revoked,
+        Self::RotatedOut,
+    ];
+}
+
+/// The [name](EndCause::as_str) of the cause.
+impl fmt::Display for EndCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for EndCause {
+    type Err = ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        let found = Self::ALL.into_iter().find(|cause| cause.as_str() == name);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str).join(", ");
+            ConfigError::new(format!(
+                "EndCause: {} is not a cause; use one of {names}",
+                Quoted(name)
+            ))
+        })
     }
 }
 
@@ -110,14 +194,13 @@ pub struct Rotated {
 }
 
 /// What can be done to a key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Command {
     Disable,
     Enable,
     End(EndCause),
     Rotate { to: KeyId, grace: Duration },
     Schedule(Timestamp),
-    SetScopes(ScopeSet),
 }
 
 /// What a command makes of a record.
@@ -148,12 +231,16 @@ pub enum LifecycleError {
 impl fmt::Display for LifecycleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::AlreadyRotated => "the key has a successor already",
-            Self::Disabled => "the key is disabled",
-            Self::Ended(_) => "the key has ended",
-            Self::PredecessorIsGood => "the predecessor of the key is still good",
-            Self::Scheduled => "the time of the key has not come",
-            Self::Started => "the time of the key has come already",
+            Self::AlreadyRotated => "the key was rotated already; rotate its successor",
+            Self::Disabled => "the key is disabled; enable it first",
+            Self::Ended(cause) => {
+                return write!(f, "the key has ended ({cause}); issue a new key");
+            }
+            Self::PredecessorIsGood => {
+                "the predecessor of the key is still valid; wait for its end or revoke it"
+            }
+            Self::Scheduled => "the key is scheduled; wait for its start",
+            Self::Started => "the key has started already; its start cannot change any more",
         })
     }
 }
@@ -235,7 +322,6 @@ pub(crate) fn apply(
             });
         }
         Command::Schedule(start) => new.not_before = Some(start),
-        Command::SetScopes(scopes) => new.scopes = scopes,
     }))
 }
 

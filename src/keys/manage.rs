@@ -14,8 +14,9 @@ use crate::keys::event::KeyEventKind;
 use crate::keys::format::KeyId;
 use crate::keys::lifecycle::{self, Command, EndCause, KeyState, Outcome};
 use crate::keys::record::KeyRecord;
-use crate::keys::store::{KeyFilter, KeyStore};
-use crate::scope::ScopeSet;
+use crate::keys::store::{KeyFilter, KeyStore, StoreError};
+use crate::keys::update::KeyUpdate;
+use crate::keys::validate;
 
 /// How often a change is tried while others keep changing the record.
 pub(crate) const TRIES: u8 = 8;
@@ -83,24 +84,49 @@ impl<S: KeyStore> ApiKeys<S> {
         start: impl Into<Timestamp>,
     ) -> Result<Arc<KeyRecord>, KeyError> {
         let start = start.into();
-        let held = self.latest(id).await?.ok_or(KeyError::NotFound)?;
-        if held.good_until().is_some_and(|end| end <= start) {
-            return Err(KeyError::InvalidTimes);
-        }
-        self.change(id, Command::Schedule(start)).await
+        let command = Command::Schedule(start);
+        self.change_for(id, None, |held, now| {
+            validate::lifetime("ApiKeys::schedule", start, held.good_until())?;
+            outcome_of(held, command, now)
+        })
+        .await
     }
 
-    /// Gives a key other scopes.
+    /// Changes the plan, roles, name, metadata, restrictions, scopes or expiry of a key.
+    ///
+    /// The new values apply from the next request on: the key is evicted from the
+    /// [cache](crate::keys::Cached) of this process before this method returns. Other processes
+    /// follow within [`ApiKeys::revocation_bound`].
+    ///
+    /// A scheduled, disabled or rotated key can be updated. A key that has ended cannot. An update of a
+    /// rotated key does not change its successor, which is a key of its own. A successor that is
+    /// issued later inherits the updated values.
+    ///
+    /// If another command changes the record at the same time, the update is applied to the changed
+    /// record, at most 8 times. With [`KeyUpdate::if_revision`] it fails instead.
+    ///
+    /// An update that changes a value emits [`KeyEventKind::Updated`]. Otherwise the record and its
+    /// revision stay as they are.
     ///
     /// # Errors
-    /// As [`ApiKeys::disable`], and [`KeyError::InvalidScope`].
-    pub async fn set_scopes<I>(&self, id: KeyId, scopes: I) -> Result<Arc<KeyRecord>, KeyError>
-    where
-        I: IntoIterator,
-        I::Item: AsRef<str>,
-    {
-        let scopes = ScopeSet::try_new(scopes)?;
-        self.change(id, Command::SetScopes(scopes)).await
+    /// Returns
+    /// - [`KeyError::InvalidScope`] or [`KeyError::InvalidRestriction`] if a value is not valid,
+    /// - [`KeyError::InvalidTimes`] if the new expiry does not fit: see
+    ///   [`KeyUpdate::set_expires_at`],
+    /// - [`KeyError::StaleRevision`] if the record has another revision than the caller expects,
+    /// - [`KeyError::Lifecycle`] if the key has ended,
+    /// - [`KeyError::NotFound`], [`KeyError::Conflict`] or [`KeyError::Store`] as
+    ///   [`ApiKeys::revoke`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the update applied, but not an event of it.
+    pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Arc<KeyRecord>, KeyError> {
+        let changes = update.validate()?;
+        self.change_for(id, None, |held, now| {
+            let changed = changes.apply(held, now)?;
+            Ok(changed.map(|(new, fields)| (new, KeyEventKind::Updated(fields))))
+        })
+        .await
     }
 
     /// Forgets the keys that ended before `before`: their records go, and their use is
@@ -123,7 +149,7 @@ impl<S: KeyStore> ApiKeys<S> {
             let Some(next) = page.next else {
                 return Ok(purged);
             };
-            filter = filter.after(next);
+            filter = next_page(filter, next)?;
         }
     }
 
@@ -146,34 +172,55 @@ impl<S: KeyStore> ApiKeys<S> {
         client: IpAddr,
     ) -> Result<Arc<KeyRecord>, KeyError> {
         let command = Command::End(EndCause::CleartextExposure);
-        self.change_for(id, command, Some(client)).await
+        self.change_for(id, Some(client), |held, now| outcome_of(held, command, now))
+            .await
     }
 
     async fn change(&self, id: KeyId, command: Command) -> Result<Arc<KeyRecord>, KeyError> {
-        self.change_for(id, command, None).await
+        self.change_for(id, None, |held, now| outcome_of(held, command, now))
+            .await
     }
 
+    /// Stores the record that `decide` returns for the current one, or leaves the current one if it
+    /// returns `None`. `decide` is called again if the record was changed meanwhile.
     async fn change_for(
         &self,
         id: KeyId,
-        command: Command,
         client: Option<IpAddr>,
+        decide: impl Fn(&KeyRecord, Timestamp) -> Result<Option<Change>, KeyError>,
     ) -> Result<Arc<KeyRecord>, KeyError> {
         let look = &self.shared.look;
         for _ in 0..TRIES {
             let held = self.latest(id).await?.ok_or(KeyError::NotFound)?;
             let now = look.clock.now();
-            let Outcome::Changed(new) = lifecycle::apply(&held, command.clone(), now)? else {
+            let Some((new, kind)) = decide(&held, now)? else {
                 return Ok(held);
             };
             if self.shared.store.update(KeyRecord::clone(&new)).await? {
-                let kind = event_of(&command, &new);
                 self.shared.tell_change(&new, kind, now, client);
                 return Ok(Arc::from(new));
             }
         }
         Err(KeyError::Conflict)
     }
+}
+
+/// A changed record, and the event of the change.
+type Change = (Box<KeyRecord>, KeyEventKind);
+
+/// The record that a command makes of another.
+fn outcome_of(
+    held: &KeyRecord,
+    command: Command,
+    now: Timestamp,
+) -> Result<Option<Change>, KeyError> {
+    Ok(match lifecycle::apply(held, command, now)? {
+        Outcome::Unchanged => None,
+        Outcome::Changed(new) => {
+            let kind = event_of(command, &new);
+            Some((new, kind))
+        }
+    })
 }
 
 /// What is known of a key that was reported as compromised.
@@ -192,15 +239,23 @@ pub struct Compromised {
 }
 
 /// What is told of a command that made `new` of a record.
-fn event_of(command: &Command, new: &KeyRecord) -> KeyEventKind {
+fn event_of(command: Command, new: &KeyRecord) -> KeyEventKind {
     match command {
         Command::Disable => KeyEventKind::Disabled,
         Command::Enable => KeyEventKind::Enabled,
-        Command::End(cause) => KeyEventKind::Ended(new.ended.map_or(*cause, |ended| ended.cause)),
-        Command::Rotate { to, .. } => KeyEventKind::RotatedTo(*to),
+        Command::End(cause) => KeyEventKind::Ended(new.ended.map_or(cause, |ended| ended.cause)),
+        Command::Rotate { to, .. } => KeyEventKind::RotatedTo(to),
         Command::Schedule(_) => KeyEventKind::Scheduled,
-        Command::SetScopes(_) => KeyEventKind::ScopesChanged,
     }
+}
+
+/// Moves a filter to the next page. Fails if the store does not advance, which would never end.
+pub(crate) fn next_page(filter: KeyFilter, next: KeyId) -> Result<KeyFilter, KeyError> {
+    if filter.after.is_some_and(|after| next <= after) {
+        let problem = "`KeyStore::list` returned a `next` that is not after the page before";
+        return Err(StoreError::unavailable(problem).into());
+    }
+    Ok(filter.after(next))
 }
 
 /// When a key ended, if it has by `now`.

@@ -33,10 +33,13 @@ mod lifecycle;
 mod manage;
 mod memory;
 mod new_key;
+mod owner;
 mod pepper;
 mod record;
 mod rotate;
 mod store;
+mod update;
+mod validate;
 mod watch;
 
 pub use api_keys::{ApiKeys, IssuedKey};
@@ -48,10 +51,12 @@ pub use lifecycle::{EndCause, Ended, KeyState, LifecycleError, Rotated};
 pub use manage::Compromised;
 pub use memory::MemoryKeys;
 pub use new_key::NewKey;
+pub use owner::EndOwnerError;
 pub use pepper::{KeyMac, MacAlgorithm, Peppers};
 pub use record::{CachedIdentity, KeyRecord, LastUsed};
 pub use rotate::Rotation;
 pub use store::{KeyFilter, KeyPage, KeyStore, StoreError};
+pub use update::{KeyField, KeyFields, KeyUpdate};
 
 pub(crate) use api_keys::{Look, Shared};
 pub(crate) use format::{SHORTEST, has_shape, is_head, parse};

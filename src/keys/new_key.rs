@@ -8,7 +8,7 @@ use crate::keys::error::KeyError;
 use crate::keys::format::KeyId;
 use crate::keys::pepper::{KeyMac, MacAlgorithm};
 use crate::keys::record::{CachedIdentity, KeyRecord, LastUsed};
-use crate::network::parse_network;
+use crate::keys::validate::{self, End};
 use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
 
@@ -42,21 +42,6 @@ pub struct NewKey {
     referrers: Vec<String>,
     not_before: Option<Timestamp>,
     end: Option<End>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum End {
-    At(Timestamp),
-    In(Duration),
-}
-
-impl End {
-    fn after(self, start: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::In(life) => start.saturating_add(life),
-        }
-    }
 }
 
 impl NewKey {
@@ -142,8 +127,9 @@ impl NewKey {
         self
     }
 
-    /// The key is good only from these networks: addresses, or networks in CIDR
-    /// notation.
+    /// Adds networks that the key may be used from: addresses, or blocks in CIDR notation.
+    ///
+    /// [`ApiKeys::issue`](crate::ApiKeys::issue) fails if one of them is neither.
     pub fn networks<I>(mut self, networks: I) -> Self
     where
         I: IntoIterator,
@@ -153,7 +139,25 @@ impl NewKey {
         self
     }
 
-    /// The key is good only for these methods.
+    /// Adds methods that the key may be used for.
+    ///
+    /// Standard methods may be given in any case: `get` is stored as `GET`. Other methods are
+    /// case-sensitive. `GET` does not permit `HEAD`. [`ApiKeys::issue`](crate::ApiKeys::issue) fails
+    /// if one of them is not a method (RFC 9110 §9.1).
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// use tollgate::ApiKeys;
+    /// use tollgate::keys::{NewKey, Peppers};
+    ///
+    /// let keys = ApiKeys::in_memory(Peppers::random());
+    /// let new = NewKey::for_owner("acct_1").methods(["get", "HEAD", "GET"]);
+    /// let issued = keys.issue(new).await?;
+    /// assert_eq!(issued.record.restrictions.methods, ["GET", "HEAD"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn methods<I>(mut self, methods: I) -> Self
     where
         I: IntoIterator,
@@ -163,8 +167,11 @@ impl NewKey {
         self
     }
 
-    /// The key is good only for scripts of these origins: see
-    /// [`Restrictions::referrers`].
+    /// Adds origins whose scripts may use the key: see [`Restrictions::referrers`].
+    ///
+    /// They are stored in their canonical form: `https://App.Example.com:443/` becomes
+    /// `https://app.example.com`. [`ApiKeys::issue`](crate::ApiKeys::issue) fails if one of them is
+    /// not an origin.
     pub fn referrers<I>(mut self, origins: I) -> Self
     where
         I: IntoIterator,
@@ -203,16 +210,16 @@ impl NewKey {
             return Err(KeyError::NoOwner);
         }
         let expires_at = self.end.map(|end| end.after(now));
-        if expires_at.is_some_and(|end| end <= self.not_before.unwrap_or(now)) {
-            return Err(KeyError::InvalidTimes);
-        }
-        let networks = self
-            .networks
-            .iter()
-            .map(|network| parse_network("NewKey::networks", network));
-        let networks = networks
-            .collect::<Result<_, _>>()
-            .map_err(KeyError::InvalidNetwork)?;
+        let start = self.not_before.unwrap_or(now);
+        validate::lifetime("NewKey::expires_at", start, expires_at)?;
+        let restrictions = Restrictions {
+            networks: validate::networks("NewKey::networks", &self.networks)
+                .map_err(KeyError::InvalidRestriction)?,
+            methods: validate::methods("NewKey::methods", &self.methods)
+                .map_err(KeyError::InvalidRestriction)?,
+            referrers: validate::referrers("NewKey::referrers", &self.referrers)
+                .map_err(KeyError::InvalidRestriction)?,
+        };
         Ok(KeyRecord {
             id: drawn.id,
             head: drawn.head,
@@ -234,11 +241,7 @@ impl NewKey {
             ended: None,
             rotated_from: None,
             rotated: None,
-            restrictions: Restrictions {
-                networks,
-                methods: self.methods,
-                referrers: self.referrers,
-            },
+            restrictions,
             last_used: LastUsed::default(),
             revision: 0,
             identity: CachedIdentity::default(),

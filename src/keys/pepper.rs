@@ -1,6 +1,7 @@
 //! [`Peppers`]: the server-side secrets under which keys are hashed.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
@@ -9,17 +10,34 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::config::ConfigError;
+use crate::keys::format::KeyId;
 
 /// The least that a pepper may have: the output size of the hash (RFC 2104 §3).
 const MIN_LEN: usize = 32;
 
 /// The secrets under which the MACs of keys are computed, by version.
 ///
-/// A store that leaks without them lets nobody confirm a key, nor plant one. New
-/// keys are made under the *current* version. Others stay valid while their
-/// version is here, and are made anew under the current one when they are next
-/// used; so a pepper is rotated by adding the new one in front and dropping the
-/// old one when no record names it any more.
+/// A store that leaks without them lets nobody confirm a key, nor plant one. The MACs of new keys
+/// are computed under the *current* version.
+///
+/// # Rotation
+/// Make the new pepper current and keep the old one with [`Peppers::with_previous`]. The MAC of an old
+/// key is replaced by one under the current version when the key is next used. Remove the old pepper
+/// once no record names it: see [`KeyRecord::pepper_version`](crate::keys::KeyRecord).
+///
+/// A key whose pepper is not configured is rejected with 500 `internal`, since its secret cannot be
+/// verified. The first such key of each version is logged at `ERROR` with the version and the
+/// fix.
+///
+/// ```
+/// use tollgate::keys::Peppers;
+///
+/// # let (old, new) = ([1; 32], [2; 32]);
+/// let peppers = Peppers::new(2, new)?.with_previous(1, old)?;
+/// assert_eq!(peppers.current_version(), 2);
+/// assert_eq!(format!("{peppers:?}"), "Peppers { current: 2, previous: [1] }");
+/// # Ok::<(), tollgate::ConfigError>(())
+/// ```
 ///
 /// # Cost
 /// The key schedule is computed once, here; a MAC costs three blocks of SHA-256.
@@ -30,20 +48,20 @@ pub struct Peppers {
 }
 
 impl Peppers {
-    /// One pepper, current.
+    /// Creates peppers with one version, the current one.
     ///
     /// # Errors
-    /// If it has less than 32 bytes.
+    /// Returns `Err` if the secret has less than 32 bytes.
     pub fn new(version: u32, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         Ok(Self {
-            versions: vec![(version, prepare(secret.as_ref())?)],
+            versions: vec![(version, prepare("Peppers::new", version, secret.as_ref())?)],
         })
     }
 
-    /// Adds a pepper that keys may still be hashed under.
+    /// Adds a pepper that the MACs of old keys may be computed under.
     ///
     /// # Errors
-    /// If it has less than 32 bytes, or its version is there already.
+    /// Returns `Err` if the secret has less than 32 bytes, or the version was added before.
     pub fn with_previous(
         mut self,
         version: u32,
@@ -51,10 +69,12 @@ impl Peppers {
     ) -> Result<Self, ConfigError> {
         if self.get(version).is_some() {
             return Err(ConfigError::new(format!(
-                "pepper version {version} is given twice"
+                "Peppers::with_previous: version {version} was added before; give each secret a \
+                 version of its own"
             )));
         }
-        self.versions.push((version, prepare(secret.as_ref())?));
+        let prepared = prepare("Peppers::with_previous", version, secret.as_ref())?;
+        self.versions.push((version, prepared));
         Ok(self)
     }
 
@@ -63,13 +83,18 @@ impl Peppers {
     /// makes a good one.
     ///
     /// # Errors
-    /// If the variable is not set, does not have that form, or one of the secrets
-    /// is refused by [`Peppers::new`]. The error does not repeat the value.
+    /// Returns `Err` if the variable is not set, does not have that form, or has a secret that
+    /// [`Peppers::new`] refuses. The error names the entry by its position and does not repeat the value.
     pub fn from_env(name: &str) -> Result<Self, ConfigError> {
-        let value = std::env::var(name)
-            .map(Zeroizing::new)
-            .map_err(|_| ConfigError::new(format!("{name} is not set, or is not Unicode")))?;
-        Self::parse(&value).map_err(|error| ConfigError::new(format!("{name}: {error}")))
+        let value = std::env::var(name).map(Zeroizing::new).map_err(|_| {
+            ConfigError::new(format!(
+                "Peppers::from_env: the variable {name} is not set or not Unicode; set it to \
+                     `1:` and the output of `openssl rand -hex 32`"
+            ))
+        })?;
+        Self::parse(&value).map_err(|error| {
+            ConfigError::new(format!("Peppers::from_env: variable {name}: {error}"))
+        })
     }
 
     /// One pepper from the operating system's generator: for tests and for demos.
@@ -84,18 +109,26 @@ impl Peppers {
         Self::new(1, secret.as_ref()).expect("a secret of that length is taken")
     }
 
+    /// Errors name an entry by its position, since any part of the text may be a secret.
     fn parse(text: &str) -> Result<Self, ConfigError> {
-        let form = || ConfigError::new("expected version:secret, several parted by commas");
         let mut peppers: Option<Self> = None;
-        for part in text.split(',') {
-            let (version, secret) = part.trim().split_once(':').ok_or_else(form)?;
-            let version = version.parse().map_err(|_| form())?;
+        for (n, part) in (1..).zip(text.split(',')) {
+            let (version, secret) = part.trim().split_once(':').ok_or_else(|| {
+                ConfigError::new(format!(
+                    "entry {n} has no `:`; write `version:secret`, with commas only between entries"
+                ))
+            })?;
+            let version = version.parse().map_err(|_| {
+                ConfigError::new(format!(
+                    "entry {n} does not start with a version; write a number before the first `:`"
+                ))
+            })?;
             peppers = Some(match peppers {
                 None => Self::new(version, secret)?,
                 Some(peppers) => peppers.with_previous(version, secret)?,
             });
         }
-        peppers.ok_or_else(form)
+        peppers.ok_or_else(|| ConfigError::new("there is no entry; write `version:secret`"))
     }
 
     /// The version that new keys are hashed under.
@@ -133,12 +166,42 @@ impl Peppers {
     }
 }
 
+/// The versions, without the secrets.
 impl fmt::Debug for Peppers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let versions = self.versions.iter().map(|(version, _)| version);
-        f.debug_tuple("Peppers")
-            .field(&versions.collect::<Vec<_>>())
+        let previous = self.versions.iter().skip(1).map(|(version, _)| version);
+        f.debug_struct("Peppers")
+            .field("current", &self.current_version())
+            .field("previous", &previous.collect::<Vec<_>>())
             .finish()
+    }
+}
+
+/// The pepper versions that records name although they are not configured. Each is logged once.
+#[derive(Default)]
+pub(crate) struct MissingPeppers(Mutex<Vec<u32>>);
+
+impl MissingPeppers {
+    /// Bounds the memory and the log if a store returns arbitrary versions.
+    const MAX: usize = 32;
+
+    /// Logs the version of a record, unless that was done before.
+    pub(crate) fn report(&self, id: KeyId, version: u32, peppers: &Peppers) {
+        {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.contains(&version) || known.len() >= Self::MAX {
+                return;
+            }
+            known.push(version);
+        }
+        tracing::error!(
+            target: "tollgate::keys",
+            key_id = %id,
+            pepper_version = version,
+            ?peppers,
+            "the pepper of a key is not configured, so that the key cannot be verified; add it with \
+             `Peppers::with_previous({version}, secret)`, or revoke the keys that need it"
+        );
     }
 }
 
@@ -216,9 +279,13 @@ fn words(mac: &KeyMac) -> [u64; 4] {
     std::array::from_fn(|i| u64::from_ne_bytes(std::array::from_fn(|byte| mac.0[8 * i + byte])))
 }
 
-fn prepare(secret: &[u8]) -> Result<Hmac<Sha256>, ConfigError> {
-    if secret.len() < MIN_LEN {
-        return Err(ConfigError::new("a pepper must have at least 32 bytes"));
+fn prepare(setting: &str, version: u32, secret: &[u8]) -> Result<Hmac<Sha256>, ConfigError> {
+    let len = secret.len();
+    if len < MIN_LEN {
+        return Err(ConfigError::new(format!(
+            "{setting}: the secret of version {version} has {len} bytes; use at least {MIN_LEN}, \
+             such as the output of `openssl rand -hex 32`"
+        )));
     }
     Ok(Hmac::new_from_slice(secret).expect("HMAC takes a key of any length"))
 }
@@ -255,17 +322,26 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_without_repeating_it() {
-        for bad in [
-            "",
-            "1",
-            "1:short",
-            &format!("x:{A}"),
-            &format!("1:{A},1:{B}"),
-            &format!("1:{A},"),
+    fn errors_name_the_entry_and_repeat_no_secret() {
+        let unversioned = format!("{B}:{A}");
+        for (bad, expected) in [
+            ("", "entry 1 has no `:`"),
+            ("1", "entry 1 has no `:`"),
+            (B, "entry 1 has no `:`"),
+            ("1:fedc", "the secret of version 1 has 4 bytes"),
+            (&*unversioned, "entry 1 does not start with a version"),
+            (&format!("-1:{A}"), "entry 1 does not start with a version"),
+            (&format!("1:{A},1:{B}"), "version 1 was added before"),
+            (&format!("1:{A},"), "entry 2 has no `:`"),
+            (&format!("2:{A},1:fedc"), "the secret of version 1 has 4"),
         ] {
             let error = Peppers::parse(bad).unwrap_err().to_string();
-            assert!(!error.contains("0123"), "{error}");
+            assert!(error.contains(expected), "{bad}: {error}");
+            assert!(error.contains("; "), "there is a fix: {error}");
+            assert!(
+                !error.contains("0123") && !error.contains("fedc"),
+                "{error}"
+            );
         }
     }
 

@@ -116,6 +116,11 @@ impl KeyRecord {
             .or(self.expires_at)
     }
 
+    /// Returns the time from the issue of the key to its expiry, or `None` if it does not expire.
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        Some(self.expires_at?.since(self.created_at))
+    }
+
     /// Whether it has all that a successor of `other` gets from it.
     pub(crate) fn is_copy_of(&self, other: &Self) -> bool {
         self.head == other.head

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::config::ConfigError;
 use crate::keys::api_keys::{ApiKeys, IssuedKey};
 use crate::keys::error::KeyError;
 use crate::keys::event::KeyEventKind;
@@ -36,7 +37,9 @@ impl<S: KeyStore> ApiKeys<S> {
     /// [token](Rotation::token) to get the successor after all.
     pub async fn rotate(&self, id: KeyId, rotation: Rotation) -> Result<IssuedKey, KeyError> {
         if rotation.life.is_some_and(|life| life.is_zero()) {
-            return Err(KeyError::InvalidTimes);
+            return Err(KeyError::InvalidTimes(ConfigError::new(
+                "Rotation::expires_in: the successor would end at once; choose a longer time",
+            )));
         }
         let look = &self.shared.look;
         for _ in 0..TRIES {
@@ -132,7 +135,10 @@ impl<S: KeyStore> ApiKeys<S> {
             // is out of date stays unused.
             let stored = self.latest(id).await?;
             let fits = |stored: &Arc<KeyRecord>| {
-                stored.mac == record.mac && stored.is_copy_of(held) && stored.state(now).is_good()
+                stored.mac == record.mac
+                    && stored.is_copy_of(held)
+                    && stored.lifetime() == record.lifetime()
+                    && stored.state(now).is_good()
             };
             if let Some(stored) = stored.filter(fits) {
                 let record = KeyRecord::clone(&stored);
@@ -159,9 +165,7 @@ impl<S: KeyStore> ApiKeys<S> {
         id: KeyId,
         now: Timestamp,
     ) -> KeyRecord {
-        let life = rotation
-            .life
-            .or_else(|| Some(held.expires_at?.since(held.created_at)));
+        let life = rotation.life.or_else(|| held.lifetime());
         let drawn = self.shared.look.drawn(key, id, &held.head);
         KeyRecord {
             id,
@@ -212,8 +216,8 @@ impl Rotation {
         Self::with_grace(Duration::ZERO)
     }
 
-    /// The successor is good for that long. Unless set, it is for as long as the old
-    /// key was when it was issued.
+    /// Sets how long the successor is valid. Defaults to the time from the issue of the old key to
+    /// its expiry, as the last [update](ApiKeys::update) has set it.
     pub fn expires_in(mut self, life: Duration) -> Self {
         self.life = Some(life);
         self

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use tollgate::audit::{Audit, Event, EventKind};
 use tollgate::auth::HttpsOnlyLayer;
 use tollgate::clock::ManualClock;
-use tollgate::keys::{EndCause, KeyEventKind, MemoryKeys, NewKey, Rotation};
+use tollgate::keys::{EndCause, KeyEventKind, KeyField, KeyUpdate, MemoryKeys, NewKey, Rotation};
 use tollgate::network::{ClientIp, Transport};
 use tollgate::rejection::{Cause, Reason};
 use tollgate::testing::TestIssuer;
@@ -88,7 +88,9 @@ async fn the_life_of_a_key_is_written_down() {
     let first = keys.issue(new()).await.unwrap().record.id;
     keys.disable(first).await.unwrap();
     keys.enable(first).await.unwrap();
-    keys.set_scopes(first, ["orders:read"]).await.unwrap();
+    keys.update(first, KeyUpdate::new().set_scopes(["orders:read"]))
+        .await
+        .unwrap();
     let rotation = Rotation::with_grace(Duration::from_secs(60));
     let second = keys.rotate(first, rotation).await.unwrap().record.id;
     keys.revoke(second).await.unwrap();
@@ -107,7 +109,12 @@ async fn the_life_of_a_key_is_written_down() {
             (one, EventKind::Key(KeyEventKind::Issued)),
             (one, EventKind::Key(KeyEventKind::Disabled)),
             (one, EventKind::Key(KeyEventKind::Enabled)),
-            (one, EventKind::Key(KeyEventKind::ScopesChanged)),
+            (
+                one,
+                EventKind::Key(KeyEventKind::Updated(
+                    [KeyField::Scopes].into_iter().collect()
+                ))
+            ),
             (two, EventKind::Key(KeyEventKind::Issued)),
             (one, EventKind::Key(KeyEventKind::RotatedTo(second))),
             (two, EventKind::Key(KeyEventKind::Ended(EndCause::Revoked))),

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tollgate::keys::{
-    KeyError, KeyFilter, KeyRecord, KeyStore, MacAlgorithm, MemoryKeys, NewKey, Peppers,
+    EndCause, KeyError, KeyFilter, KeyRecord, KeyState, KeyStore, MacAlgorithm, MemoryKeys, NewKey,
+    Peppers, Rotation,
 };
 use tollgate::rejection::Cause;
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::{
-    Answer, NOW, Script, Scripted, clock, get, issue, keys_over, peppers, send, who, with,
+    Answer, Events, NOW, Script, Scripted, clock, get, issue, keys_over, peppers, send, who, with,
 };
 
 async fn answer<S: KeyStore>(keys: &ApiKeys<S>, key: &str) -> Answer {
@@ -302,12 +304,12 @@ async fn keys_that_make_no_sense_are_not_issued() {
     let past = NewKey::for_owner("a").expires_at(NOW);
     assert!(matches!(
         keys.issue(past).await,
-        Err(KeyError::InvalidTimes)
+        Err(KeyError::InvalidTimes(_))
     ));
     let never = NewKey::for_owner("a").expires_in(Duration::ZERO);
     assert!(matches!(
         keys.issue(never).await,
-        Err(KeyError::InvalidTimes)
+        Err(KeyError::InvalidTimes(_))
     ));
     let scope = NewKey::for_owner("a").scopes(["a b"]);
     assert!(matches!(
@@ -317,7 +319,7 @@ async fn keys_that_make_no_sense_are_not_issued() {
     let env = NewKey::for_owner("a").environment("test");
     assert!(matches!(
         keys.issue(env).await,
-        Err(KeyError::UnknownEnvironment)
+        Err(KeyError::UnknownEnvironment(_))
     ));
     assert!(
         keys.list(KeyFilter::all())
@@ -451,4 +453,234 @@ async fn a_record_that_was_changed_meanwhile_is_not_overwritten() {
     assert!(!keys.store().insert(issued.record.clone()).await.unwrap());
     let held = keys.get(issued.record.id).await.unwrap().unwrap();
     assert_eq!(held.plan.as_deref(), Some("pro"));
+}
+
+#[tokio::test]
+async fn error_texts_name_setting_value_and_fix() {
+    let keys = || keys_over(MemoryKeys::new());
+    let peppers_of = |version: u32| Peppers::new(version, [7; 32]).unwrap();
+    let record = keys().issue(NewKey::for_owner("a")).await.unwrap().record;
+    let id = record.id.to_string();
+    let issue = async |new: NewKey| keys().issue(new).await.unwrap_err().to_string();
+    let past = NewKey::for_owner("a").not_before(NOW).expires_at(NOW);
+    let test = NewKey::for_owner("a").environment("test");
+    let (clone, cloned) = (keys(), keys());
+    let _held = (clone.clone(), cloned.clone());
+    let long = "x".repeat(1000);
+    for (text, parts) in [
+        (
+            issue(NewKey::for_owner("a").scopes(["ok", "a b"])).await,
+            &["scopes: ", "\"a b\"", "on its own"][..],
+        ),
+        (
+            issue(NewKey::for_owner("a").scopes(["", "ok"])).await,
+            &["scopes: \"\"", "leave it out"],
+        ),
+        (
+            issue(NewKey::for_owner("a").scopes(["a\\b"])).await,
+            &["scopes: ", "printable ASCII"],
+        ),
+        (
+            issue(NewKey::for_owner("")).await,
+            &["NewKey::for_owner", "empty"],
+        ),
+        (
+            issue(past).await,
+            &["NewKey::expires_at", "GMT", "later end"],
+        ),
+        (
+            issue(test).await,
+            &[
+                "NewKey::environment",
+                "\"test\"",
+                "use one of live",
+                "ApiKeys::environments",
+            ],
+        ),
+        (
+            keys().try_prefix("A-1").unwrap_err().to_string(),
+            &["ApiKeys::prefix", "\"A-1\"", "lower-case"],
+        ),
+        (
+            keys().try_prefix(&long).unwrap_err().to_string(),
+            &["ApiKeys::prefix", "x\"… does not"],
+        ),
+        (
+            keys()
+                .try_environments(["live", "te st"])
+                .unwrap_err()
+                .to_string(),
+            &["ApiKeys::environments", "\"te st\""],
+        ),
+        (
+            keys().try_environments([]).unwrap_err().to_string(),
+            &["ApiKeys::environments", "empty", "\"live\""],
+        ),
+        (
+            clone.try_prefix("late").unwrap_err().to_string(),
+            &["ApiKeys::prefix", "before the first clone"],
+        ),
+        (
+            cloned.try_environments(["late"]).unwrap_err().to_string(),
+            &["ApiKeys::environments", "before the first clone"],
+        ),
+        (
+            ApiKeys::from_records([record.clone()], peppers_of(9))
+                .unwrap_err()
+                .to_string(),
+            &[
+                "ApiKeys::from_records",
+                &id,
+                "version 1",
+                "Peppers::with_previous",
+            ],
+        ),
+        (
+            ApiKeys::from_records([record.clone(), record], peppers_of(1))
+                .unwrap_err()
+                .to_string(),
+            &["ApiKeys::from_records", &id, "remove one"],
+        ),
+        (
+            Peppers::new(3, [b'S'; 31]).unwrap_err().to_string(),
+            &["Peppers::new", "version 3", "31 bytes", "at least 32"],
+        ),
+        (
+            peppers_of(3)
+                .with_previous(2, "SSS")
+                .unwrap_err()
+                .to_string(),
+            &["Peppers::with_previous", "version 2", "3 bytes"],
+        ),
+        (
+            peppers_of(3)
+                .with_previous(3, [b'S'; 32])
+                .unwrap_err()
+                .to_string(),
+            &["Peppers::with_previous", "version 3", "of its own"],
+        ),
+        (
+            Peppers::from_env("TOLLGATE_NOT_SET")
+                .unwrap_err()
+                .to_string(),
+            &[
+                "Peppers::from_env",
+                "TOLLGATE_NOT_SET",
+                "openssl rand -hex 32",
+            ],
+        ),
+    ] {
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in {text:?}");
+        }
+        assert!(text.contains("; "), "there is a fix: {text}");
+        assert!(!text.contains("SSS"), "no secret: {text}");
+        assert!(text.len() < 300, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn missing_pepper_is_logged_once_per_version_with_the_fix() {
+    let store = MemoryKeys::new();
+    let under = |version: u32| {
+        let peppers = Peppers::new(version, [version as u8; 32]).unwrap();
+        ApiKeys::new(store.clone(), peppers).prefix("acme")
+    };
+    let mut issued = Vec::new();
+    for version in [1, 1, 2] {
+        issued.push(under(version).issue(NewKey::for_owner("a")).await.unwrap());
+    }
+    let current = under(3);
+    let events = Events::default();
+    let subscriber = tracing_subscriber::registry().with(events.clone());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    for _ in 0..3 {
+        for issued in &issued {
+            let answer = answer(&current, issued.key.expose()).await;
+            let seen = (answer.status.as_u16(), answer.code());
+            assert_eq!(seen, (500, "internal".to_owned()));
+            assert_eq!(answer.rejection.unwrap().cause(), Cause::PepperUnknown);
+            // A report of a leak cannot be verified either.
+            let leak = current.report_leaked(issued.key.expose()).await.unwrap();
+            assert!(leak.is_none());
+        }
+    }
+    let of_peppers = |event: &String| event.contains("pepper_version");
+    let logged: Vec<_> = events.of("ERROR").into_iter().filter(of_peppers).collect();
+    assert_eq!(logged.len(), 2, "{logged:#?}");
+    for (event, (issued, version)) in logged.iter().zip([(&issued[0], 1), (&issued[2], 2)]) {
+        for part in [
+            format!("key_id={}", issued.record.id),
+            format!("pepper_version={version}"),
+            format!("Peppers::with_previous({version}, secret)"),
+            "current: 3, previous: []".to_owned(),
+        ] {
+            assert!(event.contains(&part), "{part} is not in {event}");
+        }
+    }
+}
+
+#[test]
+fn states_and_causes_have_stable_names() {
+    let until = NOW;
+    for (state, name) in [
+        (KeyState::Scheduled, "scheduled"),
+        (KeyState::Active, "active"),
+        (KeyState::Retiring { until }, "retiring"),
+        (KeyState::Disabled, "disabled"),
+        (KeyState::Ended(EndCause::Expired), "ended"),
+    ] {
+        assert_eq!(state.to_string(), name);
+        assert_eq!(state.as_str(), name);
+        assert_eq!(serde_json::to_value(state).unwrap(), name);
+    }
+    assert_eq!(KeyState::Active.end_cause(), None);
+    for (cause, name) in [
+        (EndCause::CleartextExposure, "cleartext_exposure"),
+        (EndCause::Compromised, "compromised"),
+        (EndCause::Expired, "expired"),
+        (EndCause::OwnerRemoved, "owner_removed"),
+        (EndCause::Revoked, "revoked"),
+        (EndCause::RotatedOut, "rotated_out"),
+    ] {
+        assert_eq!(cause.to_string(), name);
+        assert_eq!(serde_json::to_value(cause).unwrap(), name);
+        assert_eq!(name.parse::<EndCause>(), Ok(cause));
+        assert_eq!(KeyState::Ended(cause).end_cause(), Some(cause));
+    }
+    let error = "Revoked".parse::<EndCause>().unwrap_err().to_string();
+    assert!(
+        error.contains("\"Revoked\"") && error.contains("rotated_out"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn key_errors_map_to_http_statuses() {
+    let keys = keys_over(MemoryKeys::new());
+    let id = keys.issue(NewKey::for_owner("a")).await.unwrap().record.id;
+    keys.disable(id).await.unwrap();
+    let failing = keys_over(Scripted::new(Script::Fails));
+    let nobody = "000000000000".parse().unwrap();
+    let new = || NewKey::for_owner("a");
+    let at_once = Rotation::at_once();
+    for (error, status) in [
+        (keys.revoke(nobody).await.unwrap_err(), 404),
+        (keys.rotate(id, at_once).await.unwrap_err(), 409),
+        (keys.schedule(id, NOW).await.unwrap_err(), 409),
+        (keys.issue(NewKey::for_owner("")).await.unwrap_err(), 422),
+        (keys.issue(new().scopes([""])).await.unwrap_err(), 422),
+        (keys.issue(new().methods([""])).await.unwrap_err(), 422),
+        (keys.issue(new().expires_at(NOW)).await.unwrap_err(), 422),
+        (keys.issue(new().environment("x")).await.unwrap_err(), 422),
+        (failing.revoke(id).await.unwrap_err(), 503),
+    ] {
+        assert_eq!(error.status().as_u16(), status, "{error}");
+    }
+    // The text is fit for the response: the reason of the store stays in the source.
+    let error = failing.revoke(id).await.unwrap_err();
+    assert!(!error.to_string().contains("connection refused"));
+    let source = std::error::Error::source(&error).unwrap();
+    let reason = source.source().unwrap().to_string();
+    assert_eq!(reason, "connection refused");
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tollgate::clock::{Clock, ManualClock, Timestamp};
 use tollgate::keys::{
-    EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, LifecycleError, NewKey,
-    Peppers, Rotation,
+    EndCause, KeyError, KeyEvent, KeyEventKind, KeyId, KeyState, KeyStore, KeyUpdate,
+    LifecycleError, NewKey, Peppers, Rotation,
 };
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
@@ -192,7 +192,7 @@ async fn a_schedule_can_be_moved_until_it_has_begun() {
     assert_eq!(state(&keys, id, &clock).await, KeyState::Scheduled);
     assert!(matches!(
         keys.schedule(id, at(100)).await,
-        Err(KeyError::InvalidTimes)
+        Err(KeyError::InvalidTimes(_))
     ));
     clock.advance(seconds(10));
     assert_eq!(state(&keys, id, &clock).await, KeyState::Active);
@@ -221,7 +221,9 @@ async fn other_scopes_count_from_the_next_request_on() {
             .status,
         403
     );
-    keys.set_scopes(issued.record.id, ["b"]).await.unwrap();
+    keys.update(issued.record.id, KeyUpdate::new().set_scopes(["b"]))
+        .await
+        .unwrap();
     assert_eq!(
         send(&stack, with("x-api-key", issued.key.expose()))
             .await
@@ -229,7 +231,8 @@ async fn other_scopes_count_from_the_next_request_on() {
         200
     );
     assert!(matches!(
-        keys.set_scopes(issued.record.id, ["a b"]).await,
+        keys.update(issued.record.id, KeyUpdate::new().set_scopes(["a b"]))
+            .await,
         Err(KeyError::InvalidScope(_))
     ));
 }

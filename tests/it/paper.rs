@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tollgate::clock::{Clock, ManualClock};
-use tollgate::keys::{EndCause, KeyId, KeyState, KeyStore, MemoryKeys, NewKey, Rotation};
+use tollgate::keys::{
+    EndCause, KeyId, KeyState, KeyStore, KeyUpdate, MemoryKeys, NewKey, Rotation,
+};
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
 
@@ -247,7 +249,7 @@ impl Lineage {
                 assert_eq!(scheduled.is_ok(), paper.schedule(now + start, now));
             }
             Command::SetScope(scope) => {
-                let set = keys.set_scopes(id, [scope]).await;
+                let set = keys.update(id, KeyUpdate::new().set_scopes([scope])).await;
                 assert_eq!(set.is_ok(), paper.set_scope(scope, now));
             }
             Command::Rotate(grace) => {

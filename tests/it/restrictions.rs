@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use http::{Method, Request};
 use tollgate::clock::Clock;
-use tollgate::keys::{KeyError, MemoryKeys, NewKey, Rotation};
+use tollgate::keys::{KeyError, KeyRecord, KeyStore, KeyUpdate, MemoryKeys, NewKey, Rotation};
 use tollgate::network::ClientIp;
+use tollgate::restriction::Restrictions;
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
 
-use crate::support::{Answer, clock, issue, keys_over, send, who, with};
+use crate::support::{Answer, clock, issue, keys_over, peppers, send, who, with};
 
 async fn restricted(new: NewKey) -> (ApiKeys, String) {
     let keys = keys_over(MemoryKeys::new());
@@ -136,7 +137,7 @@ async fn a_network_that_is_none_is_not_stored() {
     let new = NewKey::for_owner("alice").networks(["10.0.0.0/99"]);
     assert!(matches!(
         keys.issue(new).await,
-        Err(KeyError::InvalidNetwork(_))
+        Err(KeyError::InvalidRestriction(_))
     ));
 }
 
@@ -178,4 +179,225 @@ async fn callers_are_warned_before_their_key_ends_whichever_of_the_lineage_it_is
     let plain = AuthLayer::new(keys.clone()).clock(clock.clone());
     let answer = ask(&plain, with("x-api-key", old.key.expose())).await;
     assert_eq!(answer.header("credential-expiration"), None);
+}
+
+/// The restrictions that are stored, or the error text, for a new key and for an update alike.
+async fn stored(list: &str, values: &[&str]) -> Result<Vec<String>, String> {
+    let keys = keys_over(MemoryKeys::new());
+    let values = values.iter().copied();
+    let new = NewKey::for_owner("alice");
+    let (new, update) = match list {
+        "networks" => (
+            new.networks(values.clone()),
+            KeyUpdate::new().set_networks(values),
+        ),
+        "methods" => (
+            new.methods(values.clone()),
+            KeyUpdate::new().set_methods(values),
+        ),
+        _ => (
+            new.referrers(values.clone()),
+            KeyUpdate::new().set_referrers(values),
+        ),
+    };
+    let issued = keys.issue(new).await.map(|issued| issued.record);
+    let plain = keys.issue(NewKey::for_owner("bob")).await.unwrap().record;
+    let updated = keys.update(plain.id, update).await;
+    let of = |record: &KeyRecord| {
+        let held = &record.restrictions;
+        match list {
+            "networks" => held.networks.iter().map(ToString::to_string).collect(),
+            "methods" => held.methods.clone(),
+            _ => held.referrers.clone(),
+        }
+    };
+    match (issued, updated) {
+        (Ok(issued), Ok(updated)) => {
+            assert_eq!(issued.restrictions, updated.restrictions);
+            Ok(of(&issued))
+        }
+        (Err(issued), Err(updated)) => {
+            let shorten = |error: KeyError, setting: &str| {
+                assert!(matches!(error, KeyError::InvalidRestriction(_)), "{error}");
+                let text = error.to_string();
+                text.strip_prefix(setting).expect(&text).to_owned()
+            };
+            let issued = shorten(issued, &format!("NewKey::{list}: "));
+            let updated = shorten(updated, &format!("KeyUpdate::set_{list}: "));
+            assert_eq!(issued, updated);
+            Err(issued)
+        }
+        other => panic!("{list}: issue and update differ: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn restrictions_are_normalized_at_issue_and_update() {
+    for (list, values, expected) in [
+        ("methods", &["get"][..], &["GET"][..]),
+        ("methods", &["Get", "GET", "hEAD"], &["GET", "HEAD"]),
+        ("methods", &["propfind", "query"], &["PROPFIND", "QUERY"]),
+        ("methods", &["purge", "PURGE"], &["PURGE"]),
+        // Methods that are not standard are case-sensitive.
+        ("methods", &["x-Sync", "x-sync"], &["x-Sync", "x-sync"]),
+        ("networks", &["192.0.2.7"], &["192.0.2.7/32"]),
+        ("networks", &["10.1.2.3/8", "10.0.0.0/8"], &["10.0.0.0/8"]),
+        ("networks", &["::ffff:10.0.0.0/104"], &["10.0.0.0/8"]),
+        ("networks", &["2001:DB8:0::1/32"], &["2001:db8::/32"]),
+        (
+            "referrers",
+            &["https://App.Example.com:443/", "https://app.example.com"],
+            &["https://app.example.com"],
+        ),
+        (
+            "referrers",
+            &["HTTP://*.A.example:80"],
+            &["http://*.a.example"],
+        ),
+        (
+            "referrers",
+            &["https://[2001:DB8:0::1]"],
+            &["https://[2001:db8::1]"],
+        ),
+        (
+            "referrers",
+            &["http://localhost:3000"],
+            &["http://localhost:3000"],
+        ),
+    ] {
+        let stored = stored(list, values).await.unwrap();
+        assert_eq!(stored, expected, "{list} {values:?}");
+    }
+}
+
+#[tokio::test]
+async fn invalid_restrictions_are_refused_with_value_and_fix() {
+    for (list, value, problem) in [
+        ("methods", "", "is not an HTTP method; write a method name"),
+        ("methods", "*", "leave the methods out"),
+        ("methods", "GET,POST", "each method on its own"),
+        ("methods", "GET POST", "each method on its own"),
+        ("methods", " GET", "without spaces"),
+        ("methods", "GET\n", "write a method name"),
+        ("methods", "GET/", "write a method name"),
+        ("methods", "G\u{c9}T", "write a method name"),
+        ("networks", "", "is not an IP address or CIDR block; write"),
+        ("networks", "*", "is not an IP address or CIDR block; write"),
+        ("networks", "10.0.0.0/33", "up to 32"),
+        ("networks", "::/129", "up to 128"),
+        ("networks", "10.0.0", "write an address"),
+        ("networks", "example.com", "write an address"),
+        ("networks", " 10.0.0.1", "write an address"),
+        ("referrers", "", "starts with a scheme"),
+        ("referrers", "*", "starts with a scheme"),
+        ("referrers", "null", "starts with a scheme"),
+        ("referrers", "app.example.com", "starts with a scheme"),
+        ("referrers", "https://app.example.com/path", "has no path"),
+        ("referrers", "https://a.*.com", "first label"),
+        ("referrers", "https://.example.com", "is empty"),
+        ("referrers", "https://u@example.com", "`scheme://host`"),
+        ("referrers", "https://*.10.0.0.1", "has no subdomains"),
+        ("referrers", "https://app.example.com:x", "`scheme://host`"),
+    ] {
+        let good = match list {
+            "methods" => "GET",
+            "networks" => "10.0.0.0/8",
+            _ => "https://a.example",
+        };
+        let text = stored(list, &[good, value]).await.unwrap_err();
+        assert!(text.starts_with(&format!("{value:?} is not ")), "{text}");
+        assert!(text.contains(problem), "{value:?}: {text}");
+    }
+    // Long values are cut.
+    let text = stored("methods", &[&"\u{e9}".repeat(10_000)])
+        .await
+        .unwrap_err();
+    assert!(text.len() < 300, "{text}");
+}
+
+#[tokio::test]
+async fn key_for_get_in_lower_case_works_for_get_only() {
+    let (keys, key) = restricted(NewKey::for_owner("alice").methods(["get"])).await;
+    let door = AuthLayer::new(keys);
+    for (method, status) in [
+        (Method::GET, 200),
+        (Method::HEAD, 403),
+        (Method::POST, 403),
+        (Method::from_bytes(b"get").unwrap(), 403),
+    ] {
+        let mut request = with("x-api-key", &key);
+        *request.method_mut() = method.clone();
+        assert_eq!(ask(&door, request).await.status, status, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn unnormalized_restrictions_of_a_store_are_never_wider() {
+    let canonical = Restrictions {
+        networks: vec!["10.0.0.0/8".parse().unwrap()],
+        methods: vec!["GET".into()],
+        referrers: vec!["https://app.example.com".into()],
+    };
+    let lists = |networks: &[&str], methods: &[&str], referrers: &[&str]| Restrictions {
+        networks: networks.iter().map(|text| text.parse().unwrap()).collect(),
+        methods: methods.iter().map(|text| (*text).to_owned()).collect(),
+        referrers: referrers.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    let stored = [
+        lists(&["10.1.2.3/8"], &["get"], &["https://App.Example.com:443/"]),
+        lists(&["::ffff:10.0.0.0/104"], &["GET"], &["app.example.com"]),
+        lists(&["10.0.0.0/8"], &["", "*", "GET,POST"], &["*"]),
+        lists(&["10.0.0.0/8"], &["GET "], &[""]),
+        lists(&["10.0.0.0/8"], &["GET"], &["", "*", "null", "https://*"]),
+    ];
+    for odd in stored {
+        let store = MemoryKeys::new();
+        let keys = keys_over(store.clone());
+        let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let mut record = issued.record.clone();
+        record.restrictions = odd.clone();
+        record.revision += 1;
+        assert!(store.update(record).await.unwrap());
+        let door = AuthLayer::new(keys);
+        for method in ["GET", "HEAD", "POST", "get", "*"] {
+            for peer in ["10.0.0.1", "11.0.0.1", "::1"] {
+                for origin in [
+                    "https://app.example.com",
+                    "https://evil.example",
+                    "null",
+                    "",
+                ] {
+                    let mut request = from(peer, issued.key.expose());
+                    *request.method_mut() = method.parse().unwrap();
+                    let value = origin.parse().unwrap();
+                    request.headers_mut().insert("origin", value);
+                    let (parts, ()) = request.into_parts();
+                    let allowed = canonical.admit(Some(peer.parse().unwrap()), &parts);
+                    let answer = ask(&door, Request::from_parts(parts, ())).await;
+                    let case = format!("{odd:?}: {method} {peer} {origin}");
+                    assert!(answer.status == 403 || allowed, "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn restrictions_of_configured_records_are_normalized_too() {
+    let issued = keys_over(MemoryKeys::new())
+        .issue(NewKey::for_owner("alice"))
+        .await
+        .unwrap();
+    let mut record = issued.record;
+    record.restrictions.methods = vec!["get".into()];
+    let keys = ApiKeys::from_records([record.clone()], peppers()).unwrap();
+    let held = keys.get(record.id).await.unwrap().unwrap();
+    assert_eq!(held.restrictions.methods, ["GET"]);
+    record.restrictions.methods = vec!["GET,POST".into()];
+    let error = ApiKeys::from_records([record.clone()], peppers()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(record.id.as_str()) && text.contains("\"GET,POST\""),
+        "{text}"
+    );
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tollgate::ApiKeys;
 use tollgate::clock::{Clock, ManualClock};
 use tollgate::keys::{
-    KeyError, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, LifecycleError, MemoryKeys, NewKey,
-    Rotation, StoreError,
+    KeyError, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, KeyUpdate, LifecycleError,
+    MemoryKeys, NewKey, Rotation, StoreError,
 };
 
 use crate::support::{Script, Scripted, clock, keys_over, node, peppers};
@@ -83,7 +83,9 @@ async fn a_rotation_that_is_resumed_after_a_change_has_the_rights_of_now_and_tel
         store.fail_updates(false);
         clock.advance(seconds(100));
         if cut {
-            keys.set_scopes(id, ["a"]).await.unwrap();
+            keys.update(id, KeyUpdate::new().set_scopes(["a"]))
+                .await
+                .unwrap();
             let resumed = keys.rotate(id, repeatable()).await.unwrap();
             let held = stored(&store.memory, resumed.record.id).await;
             assert_eq!(text(&resumed.record), text(&held));
@@ -126,7 +128,7 @@ async fn a_successor_that_would_be_over_at_once_is_not_issued() {
     let old = keys.issue(NewKey::for_owner("alice")).await.unwrap();
     let rotation = Rotation::with_grace(seconds(60)).expires_in(Duration::ZERO);
     let refused = keys.rotate(old.record.id, rotation).await;
-    assert!(matches!(refused, Err(KeyError::InvalidTimes)));
+    assert!(matches!(refused, Err(KeyError::InvalidTimes(_))));
     let all = keys.list(KeyFilter::all()).await.unwrap();
     assert_eq!(all.records.len(), 1);
 }
@@ -221,7 +223,10 @@ async fn a_rotation_copies_what_another_node_has_made_of_the_key() {
     let new = NewKey::for_owner("alice").scopes(["a", "admin"]);
     let id = here.issue(new).await.unwrap().record.id;
     here.get(id).await.unwrap();
-    there.set_scopes(id, ["a"]).await.unwrap();
+    there
+        .update(id, KeyUpdate::new().set_scopes(["a"]))
+        .await
+        .unwrap();
     let successor = here
         .rotate(id, Rotation::with_grace(seconds(60)))
         .await

@@ -10,11 +10,11 @@ use serde_json::{Map, Value};
 use crate::auth::jwt::claims::MOST_SCOPE_CLAIMS;
 use crate::auth::jwt::mapping::{Mapping, Path};
 use crate::auth::jwt::policy::{Policy, Types};
-use crate::auth::jwt::resolve::{Resolve, Resolved};
+use crate::auth::jwt::resolve::Resolve;
 use crate::auth::jwt::source::Source;
 use crate::auth::jwt::{Jwt, Trusted};
 use crate::config::ConfigError;
-use crate::identity::Identity;
+use crate::identity::{Identity, Resolved};
 use crate::jwks::{Algorithm, Backend, Keys};
 use crate::pending::Pending;
 
@@ -184,7 +184,8 @@ impl Issuer {
     ///
     /// ```
     /// use tollgate::Identity;
-    /// use tollgate::auth::jwt::{Issuer, Resolved};
+    /// use tollgate::auth::jwt::Issuer;
+    /// use tollgate::identity::Resolved;
     ///
     /// async fn plan_of(subject: &str) -> Result<Option<String>, std::io::Error> {
     ///     Ok((subject != "suspended").then(|| "pro".into()))

@@ -100,11 +100,12 @@ use compact::{Compact, MOST_SIGNATURE};
 use header::{Header, Headers};
 use mapping::Mapping;
 use policy::{Policy, invalid};
-use resolve::Resolve;
+use resolve::{Resolve, verdict};
 use source::{Source, refusal};
 
+#[doc(no_inline)]
+pub use crate::identity::Resolved;
 pub use issuer::Issuer;
-pub use resolve::Resolved;
 
 /// Tokens of one or several issuers, for an [`AuthLayer`](crate::AuthLayer).
 ///
@@ -454,7 +455,7 @@ impl Shared {
         let (certificate, end) = (identity.certificate().copied(), identity.expires_at());
         let resolved = resolve(identity.clone());
         Pending::later(async move {
-            let verdict = resolved.wait().await.verdict(now);
+            let verdict = verdict(resolved.wait().await, now);
             let identity = verdict.map_err(|rejection| rejection.with_holder(identity))?;
             // A hook knows more of the subject. What the token is bound to is not its to
             // decide.
