@@ -7,26 +7,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, Entry, ORIGIN, VARY};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response};
+use http::{HeaderValue, Method, Response};
 
 use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::certificate::is_proved;
 use crate::auth::cross_site::is_cross_site;
 use crate::auth::failure_guard::FailureGuard;
+use crate::auth::response::DoorStamp;
 use crate::auth::source::{Recognize, Source, TakeRules, ill_formed, take_one};
-use crate::body::Body;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::{self, Anonymous};
-use crate::credential::{Credential, Scheme};
-use crate::gate::{Check, Stamp};
+use crate::credential::Credential;
+use crate::gate::Check;
 use crate::identity::Identity;
 use crate::network::ClientSetting;
 use crate::origin::OriginPattern;
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::respond::{CREDENTIAL_EXPIRATION, Voice};
+use crate::respond::Voice;
 
 /// The settings of an [`AuthLayer`], shared by all services that it made.
 pub(crate) struct Door<A> {
@@ -90,7 +90,7 @@ impl<A> Door<A> {
         self.optional || self.optional_for.as_deref().is_some_and(is_listed)
     }
 
-    fn varies_when_anonymous(&self) -> impl Iterator<Item = HeaderValue> {
+    pub(super) fn varies_when_anonymous(&self) -> impl Iterator<Item = HeaderValue> {
         let authorization = HeaderValue::from_static("authorization");
         let sources = self.sources.iter().zip(&self.varies_by);
         sources.filter_map(move |(source, field)| {
@@ -368,77 +368,6 @@ fn check_failures(request: &Parts) -> Result<(), Rejection> {
     match request.extensions.get::<FailureGuard>() {
         Some(guard) => guard.check(),
         None => Ok(()),
-    }
-}
-
-/// What a door does to the response of a request that it let in.
-pub struct DoorStamp<A> {
-    door: Arc<Door<A>>,
-    scheme: Option<Scheme>,
-    source: Option<usize>,
-    request_id: Option<Arc<str>>,
-    /// When the credential ends, if that is to be told.
-    expiration: Option<Timestamp>,
-    head: bool,
-}
-
-impl<A> fmt::Debug for DoorStamp<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DoorStamp")
-            .field("scheme", &self.scheme)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<A: 'static, B> Stamp<B> for DoorStamp<A> {
-    fn apply(self, response: &mut Response<Body<B>>) {
-        self.door
-            .voice
-            .speak_for_inner(response, self.scheme, self.request_id, self.head);
-        if let Some(end) = self.expiration
-            && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
-        {
-            response.headers_mut().insert(CREDENTIAL_EXPIRATION, date);
-        }
-        let headers = response.headers_mut();
-        match self.source {
-            Some(source) if self.door.sources[source].is_authorization() => {}
-            Some(source) => keep_caches_off(headers, self.door.varies_by[source].as_ref()),
-            // With a credential, the same request could have had another answer.
-            None => self
-                .door
-                .varies_when_anonymous()
-                .for_each(|field| vary_by(headers, &field)),
-        }
-    }
-}
-
-/// RFC 9111 protects answers to `Authorization` only.
-fn keep_caches_off(headers: &mut HeaderMap, varies_by: Option<&HeaderValue>) {
-    if !headers.contains_key(CACHE_CONTROL) {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
-    }
-    if let Some(field) = varies_by {
-        vary_by(headers, field);
-    }
-}
-
-fn vary_by(headers: &mut HeaderMap, field: &HeaderValue) {
-    let names_it = |line: &HeaderValue| {
-        line.as_bytes().split(|byte| *byte == b',').any(|name| {
-            let name = name.trim_ascii();
-            name == b"*" || name.eq_ignore_ascii_case(field.as_bytes())
-        })
-    };
-    match headers.entry(VARY) {
-        Entry::Occupied(mut lines) => {
-            if !lines.iter().any(names_it) {
-                lines.append(field.clone());
-            }
-        }
-        Entry::Vacant(place) => {
-            place.insert(field.clone());
-        }
     }
 }
 

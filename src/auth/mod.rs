@@ -97,6 +97,7 @@ pub mod jwt;
 mod layer;
 mod query;
 pub mod resource;
+mod response;
 mod source;
 mod verifying;
 mod websocket;

@@ -135,9 +135,7 @@ const HIDDEN: [&str; 10] = [
     "Paid",
     "Permit",
     "PermitStamp",
-    "Reservation",
     "Shown",
-    "ThrottleStamp",
     "UsageStamp",
 ];
 

@@ -1,0 +1,85 @@
+//! The headers that an [`AuthLayer`](crate::AuthLayer) adds to responses.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::{CACHE_CONTROL, Entry, VARY};
+use http::{HeaderMap, HeaderValue, Response};
+
+use crate::auth::door::Door;
+use crate::body::Body;
+use crate::clock::Timestamp;
+use crate::credential::Scheme;
+use crate::gate::Stamp;
+use crate::respond::CREDENTIAL_EXPIRATION;
+
+/// The changes to the response of a request that was let in.
+pub struct DoorStamp<A> {
+    pub(super) door: Arc<Door<A>>,
+    pub(super) scheme: Option<Scheme>,
+    pub(super) source: Option<usize>,
+    pub(super) request_id: Option<Arc<str>>,
+    /// The end of the credential, if the response names it.
+    pub(super) expiration: Option<Timestamp>,
+    pub(super) head: bool,
+}
+
+impl<A> fmt::Debug for DoorStamp<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DoorStamp")
+            .field("scheme", &self.scheme)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: 'static, B> Stamp<B> for DoorStamp<A> {
+    fn apply(self, response: &mut Response<Body<B>>) {
+        self.door
+            .voice
+            .speak_for_inner(response, self.scheme, self.request_id, self.head);
+        if let Some(end) = self.expiration
+            && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
+        {
+            response.headers_mut().insert(CREDENTIAL_EXPIRATION, date);
+        }
+        let headers = response.headers_mut();
+        match self.source {
+            Some(source) if self.door.sources[source].is_authorization() => {}
+            Some(source) => keep_caches_off(headers, self.door.varies_by[source].as_ref()),
+            // With a credential, the same request could have had another answer.
+            None => self
+                .door
+                .varies_when_anonymous()
+                .for_each(|field| vary_by(headers, &field)),
+        }
+    }
+}
+
+/// RFC 9111 protects answers to `Authorization` only.
+fn keep_caches_off(headers: &mut HeaderMap, varies_by: Option<&HeaderValue>) {
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    if let Some(field) = varies_by {
+        vary_by(headers, field);
+    }
+}
+
+fn vary_by(headers: &mut HeaderMap, field: &HeaderValue) {
+    let names_it = |line: &HeaderValue| {
+        line.as_bytes().split(|byte| *byte == b',').any(|name| {
+            let name = name.trim_ascii();
+            name == b"*" || name.eq_ignore_ascii_case(field.as_bytes())
+        })
+    };
+    match headers.entry(VARY) {
+        Entry::Occupied(mut lines) => {
+            if !lines.iter().any(names_it) {
+                lines.append(field.clone());
+            }
+        }
+        Entry::Vacant(place) => {
+            place.insert(field.clone());
+        }
+    }
+}
