@@ -16,6 +16,7 @@ pub mod scope;
 // Engine.
 pub mod body;
 mod context;
+pub mod drain;
 mod gate;
 mod grpc;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]

@@ -11,6 +11,7 @@ mod client_ip;
 mod conformance;
 mod contract;
 mod cross_site;
+mod drain;
 mod examples;
 mod failure_limit;
 #[cfg(feature = "tonic")]
