@@ -33,6 +33,8 @@ mod leaks;
 mod lifecycle;
 mod limit_headers;
 mod limits;
+#[cfg(feature = "jwks")]
+mod mcp;
 #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
 mod metrics;
 #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
@@ -61,6 +63,8 @@ mod tidy;
 #[cfg(feature = "tonic-tls")]
 mod tls;
 mod tokens;
+#[cfg(feature = "jwks")]
+mod tools;
 mod transport;
 mod usage;
 mod usage_files;
