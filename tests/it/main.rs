@@ -63,7 +63,6 @@ mod tidy;
 #[cfg(feature = "tonic-tls")]
 mod tls;
 mod tokens;
-#[cfg(feature = "jwks")]
 mod tools;
 mod transport;
 mod usage;

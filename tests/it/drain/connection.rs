@@ -23,14 +23,14 @@ use crate::support::keys_over;
 use crate::usage::watched;
 
 /// `POST /` reads the upload; nobody gets there without a key.
-fn router() -> Router {
+pub(super) fn router() -> Router {
     Router::new()
         .route("/", post(async |body: String| body.len().to_string()))
         .layer(AuthLayer::new(keys_over(MemoryKeys::new())))
         .route("/health", get(async || "fine"))
 }
 
-async fn serve(router: Router) -> SocketAddr {
+pub(super) async fn serve(router: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -43,7 +43,7 @@ async fn drained() -> (SocketAddr, DrainCounters) {
     (serve(router().layer(layer)).await, counters)
 }
 
-const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// Reads until this is in what came, or the connection ends.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
@@ -63,7 +63,7 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-const UPLOAD: usize = 400_000;
+pub(super) const UPLOAD: usize = 400_000;
 
 fn upload(fields: &str) -> String {
     format!("POST / HTTP/1.1\r\nhost: a\r\n{fields}\r\n")

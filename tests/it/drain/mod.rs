@@ -1,6 +1,7 @@
 //! Unread request bodies: which are drained, within which bounds, and what is counted. Row R22.
 
 mod connection;
+mod nginx;
 mod script;
 
 use std::sync::atomic::Ordering;
