@@ -46,6 +46,7 @@ pub mod usage;
 // Edge.
 #[cfg(feature = "axum")]
 mod axum;
+pub mod guide;
 #[cfg(feature = "test-util")]
 pub mod testing;
 #[cfg(feature = "tonic")]
