@@ -49,7 +49,7 @@ pin_project! {
 /// A body that was dropped before its end.
 pub(super) struct Unread<B> {
     pub(super) body: Pin<Box<B>>,
-    /// Whether it was polled.
+    /// Set once the body was polled.
     pub(super) is_started: bool,
 }
 

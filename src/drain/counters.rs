@@ -1,5 +1,5 @@
-//! What a [`DrainLayer`](crate::drain::DrainLayer) counts, and the places among the concurrent
-//! requests.
+//! Counters of a [`DrainLayer`](crate::drain::DrainLayer), and the places among the bodies that are
+//! read at a time.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -75,7 +75,7 @@ pub struct DrainCounters {
     shared: Arc<Shared>,
 }
 
-/// What the services of a layer share.
+/// State that the services of a layer share.
 #[derive(Default)]
 pub(super) struct Shared {
     drained: AtomicU64,

@@ -41,7 +41,7 @@
 //! - The request came over HTTP/1.1. HTTP/2 resets one stream and keeps the connection; a
 //!   connection of HTTP/1.0 is not used again.
 //! - The body was dropped before its end. A body that was read to its end, or that a task or the
-//!   response body still holds, is left alone: whoever holds it may go on reading.
+//!   response body still holds, is left alone: its holder may go on reading.
 //! - The request is not an `Expect: 100-continue` whose body was never polled. The client has not
 //!   been asked for the body and waits.
 //! - The response is neither `101 Switching Protocols` nor that to a `CONNECT`.
@@ -67,7 +67,7 @@
 //! concurrent requests. It is counted as [`AbandonReason::ClientGone`].
 //!
 //! # Cost
-//! Two small allocations for an HTTP/1.1 request with a body, none for others, and one more if the
+//! Two small allocations for an HTTP/1.1 request with a body, none for others, and a few more if the
 //! body is drained.
 
 mod body;

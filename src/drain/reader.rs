@@ -98,8 +98,8 @@ impl Limits {
         }
     }
 
-    /// Returns the time that a client has for so many bytes and the next ones, and the bound that it
-    /// comes from.
+    /// Returns the time in which a client that has sent `bytes` must send more, and the bound that
+    /// this time comes from.
     fn allowed(&self, bytes: u64) -> (Duration, AbandonReason) {
         if self.min_rate > 0 {
             let earned = bytes / u64::from(self.min_rate);
@@ -116,7 +116,7 @@ impl Limits {
     }
 }
 
-/// The rate of a client is not checked for so long.
+/// The time before the rate of a client is checked.
 const FREE: Duration = Duration::from_secs(1);
 
 const FRAMES_AT_A_TIME: usize = 32;

@@ -84,7 +84,7 @@ fn expects_continue(parts: &Parts) -> bool {
     values.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// What is known of a request whose body may come back.
+/// A request whose body may come back.
 struct Watched<B> {
     back: Return<B>,
     network: Option<IpNet>,

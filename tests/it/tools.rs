@@ -34,5 +34,6 @@ pub(crate) fn leave_out(why: &str, fix: &str) {
     let test = std::thread::current();
     let test = test.name().unwrap_or("a test");
     // Not by `eprintln!`, of which nothing is seen unless the test fails.
-    writeln!(std::io::stderr(), "{test} is left out: {text}").unwrap();
+    let line = format!("{test} is left out: {text}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }

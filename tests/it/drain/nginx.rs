@@ -62,7 +62,7 @@ impl Nginx {
         panic!("nginx does not start: {log}");
     }
 
-    /// Sends a request on a connection of its own. Returns the status, or `None` if there is none.
+    /// Sends a request on a connection of its own. Returns the status, or `None` if nothing came back.
     async fn request(&self, head: &str, body: &[u8]) -> Option<u16> {
         let exchange = async {
             let mut stream = TcpStream::connect(self.address).await.ok()?;
@@ -94,7 +94,7 @@ impl Drop for Nginx {
     }
 }
 
-/// What is not here has the defaults of nginx. `max_fails` is 1 and `fail_timeout` is 10 s.
+/// Other settings have the defaults of nginx: `max_fails` is 1 and `fail_timeout` is 10 s.
 fn config(address: SocketAddr, [first, second]: [SocketAddr; 2]) -> String {
     format!(
         "daemon off;

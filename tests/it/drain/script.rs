@@ -146,7 +146,7 @@ pub(super) fn closes<B>(response: &Response<B>) -> bool {
         .is_some_and(|value| value == "close")
 }
 
-/// What was counted: drained bodies, bytes, and abandoned bodies by reason.
+/// Returns the counters: drained bodies, bytes, and abandoned bodies by reason.
 pub(super) fn counted(counters: &DrainCounters) -> (u64, u64, Vec<(AbandonReason, u64)>) {
     let abandoned = AbandonReason::ALL
         .into_iter()
