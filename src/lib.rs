@@ -16,6 +16,7 @@ pub mod scope;
 // Engine.
 pub mod body;
 mod context;
+pub mod drain;
 mod gate;
 mod grpc;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
@@ -45,6 +46,7 @@ pub mod usage;
 // Edge.
 #[cfg(feature = "axum")]
 mod axum;
+pub mod guide;
 #[cfg(feature = "test-util")]
 pub mod testing;
 #[cfg(feature = "tonic")]

@@ -14,15 +14,17 @@ use std::task::{Context, Poll, Waker};
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use http::{HeaderName, Request, Response};
-use http_body_util::Empty;
+use http::{HeaderName, Request, Response, Version};
+use http_body::Body;
+use http_body_util::{Empty, Full};
 use tollgate::auth::Source;
+use tollgate::drain::{DrainBody, DrainLayer};
 use tollgate::keys::{Cached, MemoryKeys, NewKey};
 use tollgate::limit::{Fields, Quota, RateLimitLayer};
 use tollgate::testing::TestIssuer;
 use tollgate::usage::Usage;
 use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, UsageLayer, scope};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use support::{issue, keys_over, with};
 
@@ -177,4 +179,31 @@ async fn to_count_a_request_allocates_no_more_than_five_times() {
     let service = UsageLayer::new(usage).layer(Inner);
     let counted = allocations(&service, &request) - allocations(&Inner, &request);
     assert!(counted <= 5, "{counted}");
+}
+
+#[tokio::test]
+async fn drain_layer_allocates_only_for_http_1_1_bodies() {
+    let read = service_fn(|request: Request<DrainBody<Full<Bytes>>>| {
+        let mut body = pin!(request.into_body());
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(_))) = body.as_mut().poll_frame(&mut cx) {}
+        ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+    });
+    let layer = DrainLayer::new();
+    let mut service = layer.layer(read);
+    for (version, body, most) in [
+        (Version::HTTP_11, "", 0),
+        (Version::HTTP_2, "an upload", 0),
+        (Version::HTTP_11, "an upload", 2),
+    ] {
+        let mut request = Request::new(Full::from(body));
+        *request.version_mut() = version;
+        let counted = measure(|| {
+            let mut call = pin!(service.call(request));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(call.as_mut().poll(&mut cx).is_ready());
+        });
+        assert_eq!(counted.count_total, most, "{version:?} {body:?}");
+    }
+    assert_eq!(layer.counters().drained(), 0);
 }

@@ -25,7 +25,10 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
+};
 use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use serde::Serialize;
@@ -36,6 +39,10 @@ use crate::scope::ScopeSet;
 
 /// The metadata of an API, and the service that answers with it: see the
 /// [module](self).
+///
+/// The service answers `GET` and `HEAD` with the document, `OPTIONS` with 204, and other methods with
+/// 405. Every response has `Access-Control-Allow-Origin: *`, and `OPTIONS` answers the preflight of a
+/// browser: MCP clients send `MCP-Protocol-Version`. A CORS layer outside is not needed for it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProtectedResource {
     resource: Box<str>,
@@ -194,18 +201,33 @@ impl<B> Service<Request<B>> for ProtectedResource {
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut response = Response::new(String::new());
         let headers = response.headers_mut();
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            headers.insert(
-                CACHE_CONTROL,
-                HeaderValue::from_static("public, max-age=3600"),
-            );
-            if request.method() == Method::GET {
-                *response.body_mut() = self.to_json();
+        let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+        // The document is public, so the pages of every origin may read it. The value does not
+        // depend on the request, and needs no `Vary`.
+        set(ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+        match *request.method() {
+            Method::GET | Method::HEAD => {
+                set(CONTENT_TYPE, "application/json");
+                set(CACHE_CONTROL, "public, max-age=3600");
+                if request.method() == Method::GET {
+                    *response.body_mut() = self.to_json();
+                }
             }
-        } else {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            Method::OPTIONS => {
+                set(ALLOW, METHODS);
+                set(ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD");
+                // The wildcard does not cover `Authorization`, and older browsers do not know it.
+                set(
+                    ACCESS_CONTROL_ALLOW_HEADERS,
+                    "*, Authorization, MCP-Protocol-Version",
+                );
+                set(ACCESS_CONTROL_MAX_AGE, "7200");
+                *response.status_mut() = StatusCode::NO_CONTENT;
+            }
+            _ => {
+                set(ALLOW, METHODS);
+                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            }
         }
         ready(Ok(response))
     }
@@ -233,6 +255,8 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 fn is_false(flag: &bool) -> bool {
     !flag
 }
+
+const METHODS: &str = "GET, HEAD, OPTIONS";
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 

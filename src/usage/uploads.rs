@@ -1,9 +1,12 @@
 //! Counting what is read of the body of a request, without another type of body: the servers'
 //! own can hold any.
 
+#[cfg(any(feature = "axum", feature = "tonic"))]
+use crate::drain::DrainBody;
 use crate::usage::slot::UsageSlot;
 
-/// The same body, with somebody watching, if it is one of axum's or of tonic's.
+/// The same body, with somebody watching, if it is one of axum's or of tonic's, alone or inside of a
+/// [`DrainBody`](crate::drain::DrainBody).
 #[cfg_attr(
     not(any(feature = "axum", feature = "tonic")),
     expect(unused_variables, unused_mut, reason = "no body is known")
@@ -16,8 +19,20 @@ pub(super) fn count<B: 'static>(slot: &UsageSlot, mut body: B) -> B {
         if let Some(body) = any.downcast_mut::<axum::body::Body>() {
             known::watch(slot, body, axum::body::Body::new);
         }
+        #[cfg(feature = "axum")]
+        if let Some(body) = any.downcast_mut::<DrainBody<axum::body::Body>>()
+            && let Some(body) = body.inner_mut()
+        {
+            known::watch(slot, body, axum::body::Body::new);
+        }
         #[cfg(feature = "tonic")]
         if let Some(body) = any.downcast_mut::<tonic::body::Body>() {
+            known::watch(slot, body, tonic::body::Body::new);
+        }
+        #[cfg(feature = "tonic")]
+        if let Some(body) = any.downcast_mut::<DrainBody<tonic::body::Body>>()
+            && let Some(body) = body.inner_mut()
+        {
             known::watch(slot, body, tonic::body::Body::new);
         }
     }

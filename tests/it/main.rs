@@ -11,6 +11,7 @@ mod client_ip;
 mod conformance;
 mod contract;
 mod cross_site;
+mod drain;
 mod examples;
 mod failure_limit;
 #[cfg(feature = "tonic")]
@@ -32,6 +33,8 @@ mod leaks;
 mod lifecycle;
 mod limit_headers;
 mod limits;
+#[cfg(feature = "jwks")]
+mod mcp;
 #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
 mod metrics;
 #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
@@ -60,6 +63,7 @@ mod tidy;
 #[cfg(feature = "tonic-tls")]
 mod tls;
 mod tokens;
+mod tools;
 mod transport;
 mod usage;
 mod usage_files;

@@ -34,6 +34,12 @@ macro_rules! plain {
 }
 
 plain! {
+    AbandonReason: tollgate::drain::AbandonReason,
+    Drain: tollgate::drain::Drain<()>,
+    DrainBody: tollgate::drain::DrainBody<&'static str>,
+    DrainCounters: tollgate::drain::DrainCounters,
+    DrainFuture: tollgate::drain::DrainFuture<(), (), ()>,
+    DrainLayer: tollgate::drain::DrainLayer,
     Arrival: tollgate::usage::Arrival<'static>,
     Audit: tollgate::audit::Audit,
     AuditBuilder: tollgate::audit::AuditBuilder,

@@ -105,7 +105,7 @@ async fn a_client_that_knows_the_url_finds_where_to_log_in() {
     let post = ask(&world.router, Request::post(path)).await;
     assert_eq!(
         (post.status.as_u16(), post.header("allow")),
-        (405, Some("GET, HEAD"))
+        (405, Some("GET, HEAD, OPTIONS"))
     );
 }
 
@@ -137,4 +137,60 @@ async fn a_handler_gets_the_claims_of_a_token_as_its_own_type() {
         500,
         "nobody covers it"
     );
+}
+
+#[tokio::test]
+async fn metadata_is_readable_from_any_origin() {
+    let world = World::new().await;
+    let path = "/.well-known/oauth-protected-resource/v1";
+    let preflight = [
+        ("access-control-allow-methods", "GET, HEAD"),
+        (
+            "access-control-allow-headers",
+            "*, Authorization, MCP-Protocol-Version",
+        ),
+        ("access-control-max-age", "7200"),
+    ];
+    for origin in [
+        None,
+        Some("https://inspector.example"),
+        Some("http://localhost:6274"),
+        Some("null"),
+    ] {
+        for (method, status, is_document) in [
+            ("GET", 200, true),
+            ("HEAD", 200, false),
+            ("OPTIONS", 204, false),
+            ("POST", 405, false),
+            ("PUT", 405, false),
+            ("DELETE", 405, false),
+            ("PATCH", 405, false),
+            ("PROPFIND", 405, false),
+        ] {
+            let mut request = Request::builder().method(method).uri(path);
+            if let Some(origin) = origin {
+                request = request
+                    .header("origin", origin)
+                    .header("access-control-request-method", "GET")
+                    .header("access-control-request-headers", "mcp-protocol-version");
+            }
+            let answer = ask(&world.router, request).await;
+            let case = format!("{method} from {origin:?}");
+            assert_eq!(answer.status, status, "{case}");
+            assert_eq!(
+                answer.header("access-control-allow-origin"),
+                Some("*"),
+                "{case}"
+            );
+            // Credentials are not for it, and `*` would not allow them.
+            assert_eq!(answer.header("access-control-allow-credentials"), None);
+            assert_eq!(answer.body.is_empty(), !is_document, "{case}");
+            let allow = (status != 200).then_some("GET, HEAD, OPTIONS");
+            assert_eq!(answer.header("allow"), allow, "{case}");
+            for (name, value) in preflight {
+                let expected = (method == "OPTIONS").then_some(value);
+                assert_eq!(answer.header(name), expected, "{case}: {name}");
+            }
+        }
+    }
 }

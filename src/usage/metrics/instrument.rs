@@ -127,6 +127,10 @@ watched! {
         "Stale records that were answered because the store failed.";
     CACHE_TURNED_AWAY = Counter "tollgate.cache.turned_away" "{lookup}"
         "Look-ups that failed because the store was asked enough already.";
+    DRAIN_IO = Counter "tollgate.drain.io" "By"
+        "Bytes that were read of request bodies that the service left unread.";
+    DRAIN_BODIES = Counter "tollgate.drain.bodies" "{body}"
+        "Request bodies that the service left unread, by how reading the rest ended.";
     JWKS_AGE = Gauge "tollgate.jwks.age" "s"
         "Time since an issuer has said that these are its keys.";
     JWKS_READY = Gauge "tollgate.jwks.ready" "{issuer}"

@@ -8,6 +8,7 @@ use crate::auth::failure_limit::AuthFailureLimitLayer;
 use crate::auth::jwt::Jwt;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 use crate::clock::{Clock, SystemClock};
+use crate::drain::{AbandonReason, DrainCounters};
 use crate::gate::caught;
 use crate::keys::{ApiKeys, Cached, KeyStore};
 use crate::limit::MemoryLimiter;
@@ -24,6 +25,7 @@ use crate::usage::sink::SinkStatus;
 /// | [`ApiKeys`] | `tollgate.keys.lost_uses` |
 /// | [`Audit`] | `tollgate.sink.delivered`, `.lost`, `.waiting`, `.failures`, by sink |
 /// | [`Cached`] | `tollgate.cache.lookups` (`hit`, `miss`), `tollgate.cache.stale`, `tollgate.cache.turned_away` |
+/// | [`DrainCounters`] | `tollgate.drain.io`; `tollgate.drain.bodies` by `tollgate.drain.result`: `drained`, or why not (`too_large`, `timeout`, …) |
 /// | `Jwt` | `tollgate.cache.lookups`; by issuer, `tollgate.jwks.age`, `.ready`, `.fetches`, `.failures` |
 /// | [`MemoryLimiter`] | `tollgate.limiter.budgets`, `.evicted` |
 /// | `RedisLimiter` | `tollgate.limiter.partitioned`, `.fallbacks` (`local_share`, `open`, `closed`), `.denied_locally`, `.round_trips`, `.lost` |
@@ -146,6 +148,23 @@ impl<S: KeyStore> sealed::Sealed for Cached<S> {
             tell.lookups(cached.hits(), cached.misses());
             tell.count(&instrument::CACHE_STALE, || cached.stale_served());
             tell.count(&instrument::CACHE_TURNED_AWAY, || cached.turned_away());
+        })
+    }
+}
+
+impl sealed::Sealed for DrainCounters {
+    fn reader(&self) -> Read {
+        let drain = self.clone();
+        Box::new(move |tell| {
+            tell.count(&instrument::DRAIN_IO, || drain.drained_bytes());
+            let mut ended = |result, count: u64| {
+                let label = Some(("tollgate.drain.result", Value::Word(result)));
+                tell.labelled(&instrument::DRAIN_BODIES, label, || count as f64);
+            };
+            ended("drained", drain.drained());
+            for reason in AbandonReason::ALL {
+                ended(reason.as_str(), drain.abandoned(reason));
+            }
         })
     }
 }
