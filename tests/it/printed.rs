@@ -134,7 +134,7 @@ plain! {
 }
 
 /// Types that no path leads to from outside.
-const HIDDEN: [&str; 10] = [
+const HIDDEN: [&str; 8] = [
     "Tell",
     "DoorStamp",
     "LimitStamp",
