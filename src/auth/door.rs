@@ -256,7 +256,8 @@ impl<A: Authenticate> Check for Auth<A> {
         // Also if they are refused below, and by those behind the door.
         context::note_caller(&parts.extensions, &identity);
         if !is_proved(&identity, &parts.extensions) {
-            let mut rejection = Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding);
+            let mut rejection =
+                Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding).with_fault("cnf");
             rejection.scheme = identity.scheme;
             return Err(rejection.with_request_id(stamp.request_id));
         }
