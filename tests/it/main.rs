@@ -7,6 +7,7 @@ mod authorization;
 mod budgets;
 mod cache;
 mod carriers;
+mod claims;
 mod client_ip;
 mod conformance;
 mod contract;
