@@ -19,6 +19,8 @@ use crate::scope::ScopeSet;
 use known::KnownFields;
 
 pub use known::IdentityField;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub(crate) use known::mentions;
 
 /// Who calls, resolved from a credential by [`AuthLayer`](crate::AuthLayer).
 ///

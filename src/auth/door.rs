@@ -262,7 +262,7 @@ impl<A: Authenticate> Check for Auth<A> {
             return Err(rejection.with_request_id(stamp.request_id));
         }
         if let Some(restrictions) = identity.restrictions()
-            && !restrictions.admit(door.clients.located(parts).address, parts)
+            && !restrictions.admit(door.clients.located(parts).certain_address(), parts)
         {
             let hidden = Reason::CredentialInvalid;
             let reason = if door.stealth {

@@ -135,9 +135,10 @@ impl IdentityBuilder {
     }
 }
 
-/// Returns whether `name` is the text, or stands in it between spaces, commas or semicolons.
-fn mentions(text: &str, name: &str) -> bool {
-    let is_separator = |c: char| c.is_whitespace() || c == ',' || c == ';';
+/// Returns whether `name` is the text, or stands in it between separators: whitespace, control
+/// characters, commas and semicolons.
+pub(crate) fn mentions(text: &str, name: &str) -> bool {
+    let is_separator = |c: char| c.is_whitespace() || c.is_control() || c == ',' || c == ';';
     text == name
         || text.match_indices(name).any(|(at, found)| {
             let (before, after) = (&text[..at], &text[at + found.len()..]);
@@ -159,6 +160,7 @@ mod tests {
             "a;suspended;b",
             "a\u{a0}suspended",
             " suspended ",
+            "suspended\0",
             "unsuspended suspended",
         ] {
             assert!(mentions(text, "suspended"), "{text:?}");

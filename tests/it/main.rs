@@ -13,6 +13,7 @@ mod conformance;
 mod contract;
 mod cross_site;
 mod examples;
+mod garbling;
 #[cfg(feature = "tonic")]
 mod greeter;
 #[cfg(feature = "tonic")]

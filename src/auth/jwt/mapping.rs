@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::auth::jwt::claims::{Binding, Claims};
 use crate::auth::jwt::configured::{ClaimPath, Roles, RolesClaim};
 use crate::auth::jwt::policy::invalid;
-use crate::identity::{Identity, IdentityBuilder, IdentityField, Kind};
+use crate::identity::{Identity, IdentityBuilder, IdentityField, Kind, mentions};
 use crate::rejection::{Cause, Fault, Rejection};
 use crate::scope::ScopeSet;
 
@@ -103,9 +103,10 @@ impl Mapping {
             Some(predicate) => (predicate(&all), true),
             None => {
                 let is_application = client_id == Some(subject);
-                let names_client = client_id.or(party).is_some_and(|client| !client.is_empty());
-                // By `azp` it could be an application, too.
-                let is_clear = is_application || party != Some(subject);
+                let mut clients = [client_id, party].into_iter().flatten();
+                let names_client = clients.clone().any(|client| !client.is_empty());
+                // Under another reading it could be an application, too.
+                let is_clear = is_application || !clients.any(|client| mentions(client, subject));
                 (is_application, names_client && is_clear)
             }
         };

@@ -9,14 +9,21 @@
 //!   algorithm, has signed it;
 //! - `aud` names us, `sub` somebody, and `nbf` and `iat` are not in the future.
 //!
-//! Refused are also: a header of more than 1 KiB, or a `kid` of more than 256 bytes; objects
-//! and arrays with more than 256 members or elements, or nested deeper than 32; a `sub` that
-//! is empty, has control characters, or more than 1024 bytes; dates before 1970, or after the
-//! year 9999 (what is later than a [`Timestamp`] can tell never comes); a token with
-//! `at_hash`, `c_hash` or `events`, which is an ID token or a security event. Whether other ID
-//! tokens of the issuer can be told from its access tokens depends on the issuer: they are for
-//! another audience, and many issuers give access tokens the type `at+jwt`, for which there is
-//! [`Issuer::rfc9068`].
+//! Rejected are also:
+//! - a header of more than 1 KiB, or a `kid` of more than 256 bytes;
+//! - objects and arrays with more than 256 members or elements, or nested deeper than 32;
+//! - an empty `sub`, and a `sub`, `client_id` or `azp` with control characters or more than 1024
+//!   bytes;
+//! - dates before 1970 or after the year 9999 (later than a [`Timestamp`] can tell never comes);
+//! - a token with `at_hash`, `c_hash` or `events`, which is an ID token or a security event;
+//! - a token whose configured roles, tenant or plan claim cannot be read: see
+//!   [`Issuer::roles_from`].
+//!
+//! Whether other ID tokens of the issuer can be told from its access tokens depends on the issuer:
+//! they are for another audience, and many issuers give access tokens the type `at+jwt`, for which
+//! there is [`Issuer::rfc9068`].
+//!
+//! [`Rejection::fault`] names the claim, header member or segment at fault, for operators.
 //!
 //! That its `exp` has passed is told, as the client can do something about it. What a token
 //! says about where keys are (`jku`, `x5u`, `jwk`) is never followed.
@@ -318,17 +325,15 @@ enum Judged {
     Waits(usize, Wanted),
 }
 
+/// A token with its header, and with its decoded payload.
+type Parsed<'t> = (Compact<'t>, Arc<Header>, Box<[u8]>);
+
 impl Shared {
     fn judge(&self, token: &[u8], now: Timestamp) -> Result<Judged, Rejection> {
         if let Some(known) = self.recall(token, now)? {
             return Ok(Judged::Good(known.identity, known.issuer));
         }
-        if token.len() > self.max_len {
-            return Err(invalid((Cause::TooLong, "token")));
-        }
-        let compact = Compact::split(token).map_err(invalid)?;
-        let header = self.headers.read(compact.header).map_err(invalid)?;
-        let payload = compact.payload().map_err(invalid)?;
+        let (compact, header, payload) = self.parse(token)?;
         let text = str::from_utf8(&payload);
         let text = text.map_err(|_| invalid((Cause::TokenClaims, "payload")))?;
         let (issuer, claims) = self.claims_of(text)?;
@@ -361,6 +366,17 @@ impl Shared {
             );
         }
         Ok(Judged::Good(identity, issuer))
+    }
+
+    /// Parses a token, and believes nothing of it.
+    fn parse<'t>(&self, token: &'t [u8]) -> Result<Parsed<'t>, Rejection> {
+        if token.len() > self.max_len {
+            return Err(invalid((Cause::TooLong, "token")));
+        }
+        let compact = Compact::split(token).map_err(invalid)?;
+        let header = self.headers.read(compact.header).map_err(invalid)?;
+        let payload = compact.payload().map_err(invalid)?;
+        Ok((compact, header, payload))
     }
 
     /// What is known of a token that was verified before. Its times are judged anew; its

@@ -58,12 +58,17 @@ impl Policy {
         if let Some(claim) = claims.other_kind {
             return Err((Cause::TokenType, claim));
         }
-        // It is printed, and part of keys elsewhere.
-        let is_plain = |subject: &str| {
-            (1..=MOST_SUBJECT).contains(&subject.len()) && !subject.contains(char::is_control)
-        };
-        if !claims.subject.as_deref().is_some_and(is_plain) {
+        // They are printed, and part of keys elsewhere.
+        let is_plain = |name: &str| name.len() <= MOST_SUBJECT && !name.contains(char::is_control);
+        let is_subject = |name: &str| !name.is_empty() && is_plain(name);
+        if !claims.subject.as_deref().is_some_and(is_subject) {
             return Err((Cause::TokenClaims, "sub"));
+        }
+        if !claims.client_id.as_deref().is_none_or(is_plain) {
+            return Err((Cause::TokenClaims, "client_id"));
+        }
+        if !claims.authorized_party.as_deref().is_none_or(is_plain) {
+            return Err((Cause::TokenClaims, "azp"));
         }
         if self.rfc9068
             && let Some(missing) = missing_of_rfc9068(claims)

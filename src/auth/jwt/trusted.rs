@@ -51,8 +51,7 @@ impl Trusted {
         now: Timestamp,
     ) -> Result<Result<Proved, Wanted>, Rejection> {
         let (policy, mapping) = (&self.policy, &self.mapping);
-        let algorithm = self.judge_header(header)?;
-        let epoch = match self.verify(compact, header, algorithm, now)? {
+        let epoch = match self.verify(compact, header, now)? {
             Ok(epoch) => epoch,
             // A token that is refused with any key is not worth a fetch: those that the last
             // key has signed would use up the budget long after they expired.
@@ -90,13 +89,13 @@ impl Trusted {
 
     /// The epoch of the keys that have signed it, or the key that is missing. What a token
     /// claims is not believed before.
-    fn verify(
+    pub(super) fn verify(
         &self,
         compact: &Compact<'_>,
         header: &Header,
-        algorithm: Algorithm,
         now: Timestamp,
     ) -> Result<Result<u64, Wanted>, Rejection> {
+        let algorithm = self.judge_header(header)?;
         let mut buffer = [0; MOST_SIGNATURE];
         let signature = compact.signature(&mut buffer).map_err(invalid)?;
         let kid = header.kid.as_deref();
