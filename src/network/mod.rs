@@ -334,7 +334,7 @@ pub(crate) struct Client {
     pub(crate) address: Option<IpAddr>,
     /// The network that the client is counted in.
     pub(crate) network: Option<IpNet>,
-    /// Whether everything on the way from the client was an address.
+    /// Each entry of the proxy field on the way to the client was an address.
     is_certain: bool,
     /// Whether the client is known to be on this machine.
     pub(crate) is_loopback: bool,

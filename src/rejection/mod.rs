@@ -24,6 +24,7 @@ use crate::scope::ScopeSet;
 use facts::OperatorFacts;
 
 pub use cause::Cause;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 pub(crate) use facts::Fault;
 
 /// Why a request was refused, and what the client is told.

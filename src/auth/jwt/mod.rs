@@ -19,9 +19,8 @@
 //! - a token whose configured roles, tenant or plan claim cannot be read: see
 //!   [`Issuer::roles_from`].
 //!
-//! Whether other ID tokens of the issuer can be told from its access tokens depends on the issuer:
-//! they are for another audience, and many issuers give access tokens the type `at+jwt`, for which
-//! there is [`Issuer::rfc9068`].
+//! Other ID tokens of the issuer differ from its access tokens by their audience. Many issuers also
+//! give access tokens the type `at+jwt`, which [`Issuer::rfc9068`] requires.
 //!
 //! [`Rejection::fault`] names the claim, header member or segment at fault, for operators.
 //!

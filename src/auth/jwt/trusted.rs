@@ -40,8 +40,8 @@ impl Trusted {
         claims.issuer.as_deref() == Some(&*self.policy.issuer)
     }
 
-    /// Judges a token that names this issuer. Returns the key that must be looked up first, if
-    /// there is none for it.
+    /// Judges a token that names this issuer. Returns the key to look up first
+    /// if the keys at hand do not verify it.
     pub(super) fn judge(
         &self,
         compact: &Compact<'_>,
