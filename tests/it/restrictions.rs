@@ -179,3 +179,24 @@ async fn callers_are_warned_before_their_key_ends_whichever_of_the_lineage_it_is
     let answer = ask(&plain, with("x-api-key", old.key.expose())).await;
     assert_eq!(answer.header("credential-expiration"), None);
 }
+
+/// The client is counted as the proxy then, and must not get what the proxy may do.
+#[tokio::test]
+async fn unreadable_proxy_field_meets_no_network_restriction() {
+    let (keys, key) = restricted(NewKey::for_owner("alice").networks(["10.0.0.0/8"])).await;
+    let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+    let layer = AuthLayer::new(keys).client_ip(proxies);
+    for (field, status) in [
+        ("10.1.2.3", 200),
+        ("203.0.113.9", 403),
+        ("garbage", 403),
+        ("203.0.113.9.1", 403),
+        ("203.0.113.9, unknown", 403),
+        ("10.1.2.3, _hidden", 403),
+    ] {
+        let mut request = from("10.0.0.1", &key);
+        let headers = request.headers_mut();
+        headers.insert("x-forwarded-for", field.parse().unwrap());
+        assert_eq!(ask(&layer, request).await.status, status, "{field}");
+    }
+}
