@@ -1,5 +1,6 @@
 //! [`Identity`]: who calls, and what they may do.
 
+mod known;
 mod resolved;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,11 @@ use crate::lapse::{self, Lapse, Watch};
 use crate::restriction::Restrictions;
 use crate::scope::ScopeSet;
 
+use known::KnownFields;
+
+pub use known::IdentityField;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub(crate) use known::mentions;
 pub use resolved::Resolved;
 
 /// Who calls, resolved from a credential by [`AuthLayer`](crate::AuthLayer).
@@ -44,6 +50,9 @@ struct Inner {
     kind: Kind,
     scopes: ScopeSet,
     roles: Box<[Box<str>]>,
+    /// Texts of the roles claim that are roles under another reading of it.
+    other_roles: Box<[Box<str>]>,
+    known: KnownFields,
     plan: Option<Box<str>>,
     credential_id: Option<Box<str>>,
     expires_at: Option<Timestamp>,
@@ -62,6 +71,10 @@ impl Identity {
     /// For implementations of [`Authenticate`](crate::auth::Authenticate). The
     /// source names who vouches for the subject, for instance an issuer, and
     /// keeps subjects of different sources apart.
+    ///
+    /// The kind, roles, tenant, plan and metadata are unknown until they are set, so that negated
+    /// conditions such as `!role("suspended")` are not met. Call [`IdentityBuilder::known`] for a
+    /// caller who is known to have no roles or no tenant.
     pub fn builder(source: impl Into<Arc<str>>, subject: impl Into<Box<str>>) -> IdentityBuilder {
         IdentityBuilder {
             source: source.into(),
@@ -70,6 +83,8 @@ impl Identity {
             kind: Kind::Application,
             scopes: ScopeSet::default(),
             roles: Vec::new(),
+            other_roles: Vec::new(),
+            known: KnownFields::NONE,
             plan: None,
             credential_id: None,
             expires_at: None,
@@ -94,6 +109,8 @@ impl Identity {
             kind: inner.kind,
             scopes: inner.scopes.clone(),
             roles: inner.roles.to_vec(),
+            other_roles: inner.other_roles.to_vec(),
+            known: inner.known,
             plan: inner.plan.clone(),
             credential_id: inner.credential_id.clone(),
             expires_at: inner.expires_at,
@@ -107,9 +124,13 @@ impl Identity {
         }
     }
 
-    /// An identity for the tests of handlers: subject `test` of the source
-    /// `test`, an application without rights. Put it into the extensions of a
-    /// request in place of an `AuthLayer`.
+    /// Starts an identity for tests of handlers: subject `test` of the source `test`, an
+    /// application without rights. Insert it into the extensions of a request in place of an
+    /// `AuthLayer`.
+    ///
+    /// Everything about the caller is known, as for an API key: `!role("suspended")` is met until
+    /// the role is added. Call [`IdentityBuilder::unknown`] to test a token that says nothing about
+    /// roles.
     ///
     /// ```
     /// use tollgate::Identity;
@@ -120,7 +141,7 @@ impl Identity {
     /// ```
     #[cfg(feature = "test-util")]
     pub fn for_test() -> IdentityBuilder {
-        Self::builder("test", "test")
+        Self::builder("test", "test").all_known()
     }
 
     /// Whom limits, usage and deny lists count: source, tenant and subject.
@@ -439,6 +460,8 @@ pub struct IdentityBuilder {
     kind: Kind,
     scopes: ScopeSet,
     roles: Vec<Box<str>>,
+    other_roles: Vec<Box<str>>,
+    known: KnownFields,
     plan: Option<Box<str>>,
     credential_id: Option<Box<str>>,
     expires_at: Option<Timestamp>,
@@ -467,31 +490,31 @@ impl IdentityBuilder {
     /// Sets the tenant.
     pub fn tenant(mut self, tenant: impl Into<Box<str>>) -> Self {
         self.tenant = Some(tenant.into());
-        self
+        self.known(IdentityField::Tenant)
     }
 
     /// Sets on whose behalf the caller acts; an application for itself unless set.
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
-        self
+        self.known(IdentityField::Kind)
     }
 
     /// Sets the granted scopes.
     pub fn scopes(mut self, scopes: ScopeSet) -> Self {
         self.scopes = scopes;
-        self
+        self.known(IdentityField::Scopes)
     }
 
     /// Adds a role.
     pub fn role(mut self, role: impl Into<Box<str>>) -> Self {
         self.roles.push(role.into());
-        self
+        self.known(IdentityField::Roles)
     }
 
     /// Sets the plan.
     pub fn plan(mut self, plan: impl Into<Box<str>>) -> Self {
         self.plan = Some(plan.into());
-        self
+        self.known(IdentityField::Plan)
     }
 
     /// Sets the public id of the credential. It must not be secret: it is printed.
@@ -557,6 +580,8 @@ impl IdentityBuilder {
                 kind: self.kind,
                 scopes: self.scopes,
                 roles: self.roles.into(),
+                other_roles: self.other_roles.into(),
+                known: self.known,
                 plan: self.plan,
                 credential_id: self.credential_id,
                 expires_at: self.expires_at,

@@ -102,6 +102,7 @@ pub(crate) enum Value<'de> {
         strings: Vec<Cow<'de, str>>,
         only_strings: bool,
     },
+    Null,
     Other,
 }
 
@@ -165,7 +166,7 @@ impl<'de> Visitor<'de> for Read {
     }
 
     fn visit_unit<E>(self) -> Result<Value<'de>, E> {
-        Ok(Value::Other)
+        Ok(Value::Null)
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {

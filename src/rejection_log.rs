@@ -11,11 +11,13 @@ use crate::rejection::{Cause, Reason, Rejection};
 /// Logs a rejection, with what is known about the request: once per rejection, by what makes the
 /// response.
 ///
-/// Fields: `kind`, `cause`, `issuer`, `credential_id`, `route`, `client`. Nothing in them is made up by
-/// the client: the issuer and the id are those of a credential whose secret or signature was right, and
-/// the route is the template that the router has matched.
+/// Fields: `kind`, `cause`, `fault` (the claim at fault), `issuer`, `credential_id`, `route`, `client`.
+/// Nothing in them is made up by the client: the issuer is a configured one, the id is that of a
+/// credential whose secret or signature was right, and the route is the template that the router has
+/// matched.
 pub(crate) fn log(rejection: &Rejection, extensions: &Extensions) {
     let request = Request {
+        rejection,
         caller: rejection.holder().or_else(|| extensions.get()),
         extensions,
     };
@@ -25,6 +27,7 @@ pub(crate) fn log(rejection: &Rejection, extensions: &Extensions) {
                 target: "tollgate::rejection",
                 kind = rejection.reason().code(),
                 cause = rejection.cause().as_str(),
+                fault = rejection.fault(),
                 issuer = request.issuer(),
                 credential_id = request.credential_id(),
                 route = request.route(),
@@ -48,13 +51,15 @@ pub(crate) fn log(rejection: &Rejection, extensions: &Extensions) {
 /// The facts that a request adds to the event. Computed only if the event is enabled.
 #[derive(Clone, Copy)]
 struct Request<'a> {
+    rejection: &'a Rejection,
     caller: Option<&'a Identity>,
     extensions: &'a Extensions,
 }
 
 impl<'a> Request<'a> {
     fn issuer(self) -> Option<&'a str> {
-        self.caller.map(|caller| caller.principal().source())
+        let caller = self.caller.map(|caller| caller.principal().source());
+        self.rejection.issuer().or(caller)
     }
 
     fn credential_id(self) -> Option<&'a str> {

@@ -266,12 +266,13 @@ impl<A: Authenticate> Check for Auth<A> {
         // Also if they are refused below, and by those behind the door.
         context::note_caller(&parts.extensions, &identity);
         if !is_proved(&identity, &parts.extensions) {
-            let mut rejection = Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding);
+            let mut rejection =
+                Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding).with_fault("cnf");
             rejection.scheme = identity.scheme;
             return Err(rejection.with_request_id(stamp.request_id));
         }
         if let Some(restrictions) = identity.restrictions()
-            && !restrictions.admit(door.clients.located(parts).address, parts)
+            && !restrictions.admit(door.clients.located(parts).certain_address(), parts)
         {
             let hidden = Reason::CredentialInvalid;
             let reason = if door.stealth {

@@ -14,7 +14,7 @@ use crate::authorize::rules::{Rules, Ruling};
 use crate::clock::Timestamp;
 use crate::context::{caller, is_preflight};
 use crate::gate::{Check, Gate};
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityField};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
@@ -177,8 +177,14 @@ impl Check for Require {
 fn unmet(requirement: &Requirement, identity: &Identity) -> Rejection {
     // What stands in a requirement was checked to be scopes when it was built.
     match requirement.scopes_for(identity).map(ScopeSet::try_new) {
-        Some(Ok(needed)) => Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing)
-            .with_required_scopes(needed),
+        Some(Ok(needed)) => {
+            let rejection = Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing)
+                .with_required_scopes(needed);
+            match identity.is_known(IdentityField::Scopes) {
+                true => rejection,
+                false => rejection.with_fault("scope"),
+            }
+        }
         _ => Rejection::new(Reason::Forbidden, Cause::FactMissing),
     }
 }

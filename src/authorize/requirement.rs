@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{BitAnd, BitOr, Not};
 
 use crate::config::{ConfigError, literal};
-use crate::identity::{Identity, Kind};
+use crate::identity::{Identity, IdentityField, Kind};
 use crate::scope::is_scope;
 
 /// What a caller must have, as an expression of [`scope`], [`role`], [`kind`],
@@ -23,8 +23,9 @@ use crate::scope::is_scope;
 /// # Ok::<(), tollgate::scope::InvalidScope>(())
 /// ```
 ///
-/// A scope cannot be negated: having less must never mean being allowed more. An
-/// anonymous caller meets no requirement, not even an empty or a negated one.
+/// A scope cannot be negated: fewer scopes must never allow more. An anonymous caller meets no
+/// requirement, not even an empty or a negated one. [`Fact`] says what a negation means for a caller
+/// about whom not everything is known.
 #[derive(Clone)]
 pub struct Requirement(Node);
 
@@ -37,7 +38,26 @@ enum Node {
     Any(Vec<Self>),
 }
 
-/// Something that is known of a caller beside their scopes. It can be negated.
+/// A condition on a role, kind, tenant or attribute. `!` negates it.
+///
+/// A negated condition is met only if it certainly holds:
+/// - The field must be [known](Identity::is_known). `!role("suspended")` is not met by a token of an
+///   issuer without [`roles_from`](crate::auth::jwt::Issuer::roles_from), nor by a token that lacks
+///   that claim. It is met by an API key without roles.
+/// - The name must not appear in the value under any reading: as one of several words between
+///   spaces, commas or semicolons, or as an object key whose value is `false` or `null`.
+///   `!tenant("acme")` is not met in the tenant `acme emea`.
+///
+/// ```
+/// use tollgate::identity::IdentityField;
+/// use tollgate::authorize::Requirement;
+/// use tollgate::{Identity, role};
+///
+/// let needed = Requirement::from(!role("suspended"));
+/// assert!(needed.is_met_by(&Identity::for_test().role("clerk").build()));
+/// assert!(!needed.is_met_by(&Identity::for_test().role("clerk suspended").build()));
+/// assert!(!needed.is_met_by(&Identity::for_test().unknown(IdentityField::Roles).build()));
+/// ```
 #[derive(Clone)]
 pub struct Fact {
     test: Test,
@@ -222,17 +242,24 @@ impl Node {
 }
 
 impl Fact {
+    /// A negated condition is more than the opposite of the condition: what is denied must be known
+    /// to be false.
     fn is_true_of(&self, identity: &Identity) -> bool {
-        let held = match &self.test {
-            Test::Role(role) => identity.has_role(role),
-            Test::Kind(kind) => identity.kind() == *kind,
-            Test::Tenant(tenant) => identity.tenant() == Some(tenant),
-            Test::Attribute(name, value) => identity
-                .metadata()
-                .get(&**name)
-                .is_some_and(|held| *held == **value),
-        };
-        held != self.negated
+        match (&self.test, self.negated) {
+            (Test::Role(role), false) => identity.has_role(role),
+            (Test::Role(role), true) => identity.lacks_role(role),
+            (Test::Kind(kind), false) => identity.kind() == *kind,
+            (Test::Kind(kind), true) => {
+                identity.is_known(IdentityField::Kind) && identity.kind() != *kind
+            }
+            (Test::Tenant(tenant), false) => identity.tenant() == Some(tenant),
+            (Test::Tenant(tenant), true) => identity.lacks_tenant(tenant),
+            (Test::Attribute(name, value), false) => {
+                let held = identity.metadata().get(&**name);
+                held.is_some_and(|held| *held == **value)
+            }
+            (Test::Attribute(name, value), true) => identity.lacks_attribute(name, value),
+        }
     }
 }
 

@@ -153,6 +153,8 @@ impl KeyRecord {
         let mut identity = Identity::builder(source, self.owner.as_str())
             .watch(watch)
             .retiring(self.rotated.is_some())
+            // A record states everything: a key without roles is known to have none.
+            .all_known()
             .credential_id(self.id.as_str())
             .scopes(self.scopes.clone());
         if let Some(tenant) = &self.tenant {

@@ -250,6 +250,7 @@ impl ClientIp {
         Client {
             address,
             network: address.map(|address| self.network(address)),
+            is_certain: walked.is_some(),
             is_loopback: walked.is_some_and(|client| client.is_loopback()),
             transport,
             is_explicit,
@@ -333,6 +334,8 @@ pub(crate) struct Client {
     pub(crate) address: Option<IpAddr>,
     /// The network that the client is counted in.
     pub(crate) network: Option<IpNet>,
+    /// Set if each entry of the proxy field on the way to the client was an address.
+    is_certain: bool,
     /// Set if the client is known to be on this machine.
     pub(crate) is_loopback: bool,
     /// `None` if nobody said, or the trusted proxy said something unreadable.
@@ -344,6 +347,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Returns the address for decisions that grant something. `None` if a proxy field could not be
+    /// read: the client is counted as the proxy then, but must not get what the proxy may do.
+    pub(crate) fn certain_address(&self) -> Option<IpAddr> {
+        self.address.filter(|_| self.is_certain)
+    }
+
     /// Returns whether a trusted party has explicitly said that the request came in cleartext.
     /// Irreversible actions need this.
     pub(crate) fn is_explicitly_plain(&self) -> bool {

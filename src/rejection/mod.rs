@@ -6,6 +6,7 @@
 //! what is answered, logged and counted cannot disagree.
 
 mod cause;
+mod facts;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,7 +21,11 @@ use crate::grpc::Dialect;
 use crate::identity::Identity;
 use crate::scope::ScopeSet;
 
+use facts::OperatorFacts;
+
 pub use cause::Cause;
+#[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
+pub(crate) use facts::Fault;
 
 /// Why a request was refused, and what the client is told.
 ///
@@ -44,6 +49,8 @@ pub struct Rejection {
     /// What else the client is told, over HTTP.
     fields: Option<Arc<HeaderMap>>,
     holder: Holder,
+    /// For operators only.
+    facts: Option<Arc<OperatorFacts>>,
 }
 
 /// Whose credential it was, if its secret was right: for those who count, and nobody else.
@@ -81,6 +88,7 @@ impl Rejection {
             dialect: Dialect::Http,
             fields: None,
             holder: Holder(None),
+            facts: None,
         }
     }
 

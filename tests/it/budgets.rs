@@ -10,6 +10,7 @@ use axum::Router;
 use axum::routing::any;
 use futures_util::FutureExt;
 use http::{Method, Request, Response};
+use serde_json::json;
 use tollgate::auth::{Answer, Authenticate};
 use tollgate::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use tollgate::credential::Credential;
@@ -390,4 +391,45 @@ async fn a_tenant_without_a_door_is_a_mistake_and_not_a_budget() {
 fn any_capacity_is_one() {
     assert!(MemoryLimiter::with_capacity(0).capacity() > 0);
     assert!(MemoryLimiter::with_capacity(usize::MAX).capacity() > 1 << 60);
+}
+
+/// Each sequence goes through the limiter until its clock steps back: the limiter holds on to the
+/// latest time then, and the vectors do not.
+#[test]
+fn gcra_vectors_hold_for_the_memory_limiter() {
+    let file = crate::support::vectors("gcra-sequences");
+    let mut seen = 0;
+    for (n, sequence) in file["sequences"].as_array().unwrap().iter().enumerate() {
+        let number = |value: &serde_json::Value| value.as_u64().unwrap();
+        let interval = Duration::from_nanos(number(&sequence["emission_interval_ns"]));
+        // A quota has a period of at least one millisecond.
+        if interval < Duration::from_millis(1) {
+            continue;
+        }
+        let burst = u32::try_from(number(&sequence["burst"])).unwrap();
+        let quotas = Quotas::from(Quota::per(1, interval).burst(burst));
+        let (limiter, mut latest) = (MemoryLimiter::new(), 0);
+        for (i, step) in sequence["steps"].as_array().unwrap().iter().enumerate() {
+            let at = number(&step["t_ns"]);
+            if at < latest {
+                break;
+            }
+            latest = at;
+            let now = Timestamp::EPOCH.saturating_add(Duration::from_nanos(at));
+            let cost = u32::try_from(number(&step["cost"])).unwrap();
+            let taken = limiter.take(&LimitKey::custom("a"), &quotas, cost, now);
+            let Pending::Ready(Ok(decision)) = taken else {
+                panic!("the limiter is in memory");
+            };
+            let what = format!("sequence {n}, step {i}");
+            assert_eq!(decision.is_admitted(), step["allowed"], "{what}");
+            let remaining: Vec<_> = decision.remaining(&quotas).collect();
+            assert_eq!(json!(remaining), json!([step["remaining"]]), "{what}");
+            let wait = decision.wait().map(|wait| wait.as_nanos());
+            let expected = step["retry_after_ns"].as_u64().map(u128::from);
+            assert_eq!(wait, expected, "{what}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 36, "{seen}");
 }

@@ -7,6 +7,7 @@ mod authorization;
 mod budgets;
 mod cache;
 mod carriers;
+mod claims;
 mod client_ip;
 mod conformance;
 mod contract;
@@ -14,6 +15,7 @@ mod cross_site;
 mod drain;
 mod examples;
 mod failure_limit;
+mod garbling;
 #[cfg(feature = "tonic")]
 mod greeter;
 #[cfg(feature = "tonic")]

@@ -68,6 +68,8 @@ async fn rejection_is_logged_with_caller_route_and_client() {
         .audience("api")
         .expired(std::time::Duration::from_secs(600));
     let expired = expired.claim("jti", "token-7").sign();
+    let without = |claim: &str| authority.token("ann").audience("api").without(claim).sign();
+    let (no_exp, no_sub) = (without("exp"), without("sub"));
     let (events, _guard) = Events::listen();
     let of_keys = |id: &str| {
         vec![
@@ -111,6 +113,20 @@ async fn rejection_is_logged_with_caller_route_and_client() {
             "rate_limited",
             "quota_exceeded",
             of_tokens.clone(),
+        ),
+        (
+            "/orders/1",
+            Some(&*no_exp),
+            "token_invalid",
+            "token_claims",
+            [of_tokens.clone(), vec!["fault=\"exp\"".into()]].concat(),
+        ),
+        (
+            "/orders/1",
+            Some(&*no_sub),
+            "token_invalid",
+            "token_claims",
+            [of_tokens.clone(), vec!["fault=\"sub\"".into()]].concat(),
         ),
         (
             "/orders/1",

@@ -401,3 +401,23 @@ async fn restrictions_of_configured_records_are_normalized_too() {
         "{text}"
     );
 }
+/// The client is counted as the proxy then, and must not get what the proxy may do.
+#[tokio::test]
+async fn unreadable_proxy_field_meets_no_network_restriction() {
+    let (keys, key) = restricted(NewKey::for_owner("alice").networks(["10.0.0.0/8"])).await;
+    let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+    let layer = AuthLayer::new(keys).client_ip(proxies);
+    for (field, status) in [
+        ("10.1.2.3", 200),
+        ("203.0.113.9", 403),
+        ("garbage", 403),
+        ("203.0.113.9.1", 403),
+        ("203.0.113.9, unknown", 403),
+        ("10.1.2.3, _hidden", 403),
+    ] {
+        let mut request = from("10.0.0.1", &key);
+        let headers = request.headers_mut();
+        headers.insert("x-forwarded-for", field.parse().unwrap());
+        assert_eq!(ask(&layer, request).await.status, status, "{field}");
+    }
+}

@@ -9,8 +9,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::auth::jwt::policy::Mistake;
 use crate::clock::Timestamp;
 use crate::json::{KEEP, Members, Object, Text, Value, read_object};
+use crate::rejection::Cause;
 use crate::scope::is_scope;
 
 /// The claims that decide about a token, and those that say who it is about.
@@ -27,22 +29,25 @@ pub(super) struct Claims<'t> {
     pub(super) binding: Option<Binding>,
     /// Scopes, delimited by spaces: those that RFC 6749 §3.3 knows as such.
     pub(super) scopes: String,
-    /// It is a token of another kind: an ID token or a security event.
-    pub(super) is_of_another_kind: bool,
+    /// A scope claim is there, and all scope claims can be read.
+    pub(super) has_scopes: bool,
+    /// The claim by which it is a token of another kind: an ID token or a security event.
+    pub(super) other_kind: Option<&'static str>,
 }
 
 impl<'t> Claims<'t> {
     /// Reads a payload. `scope_claims` names the members that hold scopes.
-    pub(super) fn read(
-        text: &'t str,
-        scope_claims: &[Box<str>],
-    ) -> Result<Self, serde_json::Error> {
-        let mut claims = Self::default();
+    pub(super) fn read(text: &'t str, scope_claims: &[Box<str>]) -> Result<Self, Mistake> {
         let mut reader = Reader {
-            claims: &mut claims,
+            claims: Self::default(),
             scope_claims,
+            has_unreadable_scopes: false,
+            reading: None,
         };
-        read_object(text, &mut reader)?;
+        let read = read_object(text, &mut reader);
+        read.map_err(|_| (Cause::TokenClaims, reader.reading.unwrap_or("payload")))?;
+        let mut claims = reader.claims;
+        claims.has_scopes &= !reader.has_unreadable_scopes;
         Ok(claims)
     }
 }
@@ -84,8 +89,11 @@ pub(super) enum Binding {
 }
 
 struct Reader<'t, 'c> {
-    claims: &'c mut Claims<'t>,
+    claims: Claims<'t>,
     scope_claims: &'c [Box<str>],
+    has_unreadable_scopes: bool,
+    /// The registered claim that is being read.
+    reading: Option<&'static str>,
 }
 
 impl<'t> Members<'t> for Reader<'t, '_> {
@@ -94,7 +102,8 @@ impl<'t> Members<'t> for Reader<'t, '_> {
         name: &str,
         map: &mut A,
     ) -> Result<Option<u32>, A::Error> {
-        let claims = &mut *self.claims;
+        self.reading = REGISTERED.into_iter().find(|known| *known == name);
+        let claims = &mut self.claims;
         let text = |map: &mut A| map.next_value().map(|Text(text)| Some(text));
         let date = |map: &mut A| map.next_value().map(|NumericDate(date)| Some(date));
         let number = match name {
@@ -136,8 +145,14 @@ impl<'t> Members<'t> for Reader<'t, '_> {
                 claims.binding = Some(binding.binding());
                 8
             }
+            "azp" => {
+                let party: Option<Text<'t>> = map.next_value()?;
+                claims.authorized_party = party.map(|Text(party)| party);
+                9
+            }
             _ => return self.unregistered(name, map),
         };
+        self.reading = None;
         Ok(Some(number))
     }
 }
@@ -148,31 +163,33 @@ impl<'t> Reader<'t, '_> {
         name: &str,
         map: &mut A,
     ) -> Result<Option<u32>, A::Error> {
-        let claims = &mut *self.claims;
+        let claims = &mut self.claims;
         let mut scope_claims = self.scope_claims.iter().zip(10..32);
         if let Some((_, number)) = scope_claims.find(|(claim, _)| ***claim == *name) {
             match map.next_value_seed(KEEP)? {
-                Value::Text(text) => add_scopes(&mut claims.scopes, text.split(' ')),
-                Value::List { strings, .. } => {
+                Value::Text(text) => {
+                    claims.has_scopes = true;
+                    add_scopes(&mut claims.scopes, text.split(' '));
+                }
+                Value::List {
+                    strings,
+                    only_strings: true,
+                } => {
+                    claims.has_scopes = true;
                     add_scopes(&mut claims.scopes, strings.iter().map(AsRef::as_ref));
                 }
-                Value::Other => {}
+                Value::Null => {}
+                // Grants nothing. What other scope claims grant is granted.
+                Value::List { .. } | Value::Other => self.has_unreadable_scopes = true,
             }
             return Ok(Some(number));
         }
-        match name {
-            // What it holds is for the issuer to say.
-            "azp" => {
-                if let Value::Text(party) = map.next_value_seed(KEEP)? {
-                    claims.authorized_party = Some(party);
-                }
-                return Ok(Some(9));
-            }
-            // A token of OpenID Connect for its client, or a security event (RFC 8417):
-            // signed by the same keys, and no right to anything.
-            "at_hash" | "c_hash" | "events" => claims.is_of_another_kind = true,
-            _ => {}
-        }
+        // A token of OpenID Connect for its client, or a security event (RFC 8417): signed by the
+        // same keys, and no right to anything.
+        let mut other_kinds = OTHER_KINDS.into_iter();
+        claims.other_kind = other_kinds
+            .find(|known| *known == name)
+            .or(claims.other_kind);
         Ok(None)
     }
 }
@@ -275,6 +292,25 @@ impl<'de> Deserialize<'de> for NumericDate {
         // Numbers only, whatever features of serde_json others have turned on.
         deserializer.deserialize_f64(DateVisitor)
     }
+}
+
+const REGISTERED: [&str; 10] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "client_id",
+    "cnf",
+    "azp",
+];
+const OTHER_KINDS: [&str; 3] = ["at_hash", "c_hash", "events"];
+
+/// Returns whether a claim has a meaning of its own, so that no scopes can be read from it.
+pub(super) fn is_reserved(claim: &str) -> bool {
+    REGISTERED.contains(&claim) || OTHER_KINDS.contains(&claim)
 }
 
 /// The last whole second of the year 9999.

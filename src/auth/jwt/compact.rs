@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use memchr::memchr_iter;
 
+use crate::auth::jwt::policy::Mistake;
 use crate::rejection::Cause;
 
 /// Three segments, still encoded.
@@ -18,10 +19,10 @@ pub(super) struct Compact<'t> {
 
 impl<'t> Compact<'t> {
     /// Exactly three segments. Five are an encrypted token, which nothing here can read.
-    pub(super) fn split(token: &'t [u8]) -> Result<Self, Cause> {
+    pub(super) fn split(token: &'t [u8]) -> Result<Self, Mistake> {
         let mut dots = memchr_iter(b'.', token);
         let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
-            return Err(Cause::TokenStructure);
+            return Err((Cause::TokenStructure, "token"));
         };
         let compact = Self {
             header: &token[..first],
@@ -30,16 +31,16 @@ impl<'t> Compact<'t> {
             signed: &token[..second],
         };
         if compact.header.is_empty() || compact.signature.is_empty() {
-            return Err(Cause::TokenStructure);
+            return Err((Cause::TokenStructure, "token"));
         }
         Ok(compact)
     }
 
     /// The bytes that are signed for.
-    pub(super) fn payload(&self) -> Result<Box<[u8]>, Cause> {
+    pub(super) fn payload(&self) -> Result<Box<[u8]>, Mistake> {
         // As many as there are: what is left over is an error of the encoding.
         let mut payload = vec![0; self.payload.len() * 3 / 4].into_boxed_slice();
-        let len = decode(self.payload, &mut payload)?;
+        let len = decode("payload", self.payload, &mut payload)?;
         debug_assert_eq!(len, payload.len());
         Ok(payload)
     }
@@ -48,17 +49,21 @@ impl<'t> Compact<'t> {
     pub(super) fn signature<'b>(
         &self,
         buffer: &'b mut [u8; MOST_SIGNATURE],
-    ) -> Result<&'b [u8], Cause> {
-        let len = decode(self.signature, buffer)?;
+    ) -> Result<&'b [u8], Mistake> {
+        let len = decode("signature", self.signature, buffer)?;
         Ok(&buffer[..len])
     }
 }
 
-/// base64url without padding, in its one canonical spelling (RFC 7515 §2).
-pub(super) fn decode(segment: &[u8], buffer: &mut [u8]) -> Result<usize, Cause> {
+/// Decodes a segment: base64url without padding, in its one canonical spelling (RFC 7515 §2).
+pub(super) fn decode(
+    name: &'static str,
+    segment: &[u8],
+    buffer: &mut [u8],
+) -> Result<usize, Mistake> {
     URL_SAFE_NO_PAD
         .decode_slice(segment, buffer)
-        .map_err(|_| Cause::TokenStructure)
+        .map_err(|_| (Cause::TokenStructure, name))
 }
 
 /// The most bytes of a signature: one of RSA with 8192 bits.

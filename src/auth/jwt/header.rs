@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::de::{Error, MapAccess};
 
 use crate::auth::jwt::compact::decode;
+use crate::auth::jwt::policy::Mistake;
 use crate::json::{Members, Text, read_object};
 use crate::jwks::{Algorithm, MOST_KID};
 use crate::rejection::Cause;
@@ -27,7 +28,7 @@ impl Header {
     /// algorithm, whichever it is.
     pub(super) fn is_jose(encoded: &[u8]) -> bool {
         let mut buffer = [0; MOST_HEADER];
-        let text = decode(encoded, &mut buffer)
+        let text = decode("header", encoded, &mut buffer)
             .ok()
             .and_then(|len| str::from_utf8(&buffer[..len]).ok());
         let mut parameters = Parameters::default();
@@ -35,14 +36,16 @@ impl Header {
             && parameters.alg.is_some()
     }
 
-    fn read(encoded: &[u8]) -> Result<Self, Cause> {
+    fn read(encoded: &[u8]) -> Result<Self, Mistake> {
         let mut buffer = [0; MOST_HEADER];
-        let len = decode(encoded, &mut buffer)?;
-        let text = str::from_utf8(&buffer[..len]).map_err(|_| Cause::TokenHeader)?;
+        let len = decode("header", encoded, &mut buffer)?;
+        let text = str::from_utf8(&buffer[..len]);
+        let text = text.map_err(|_| (Cause::TokenHeader, "header"))?;
         let mut parameters = Parameters::default();
-        read_object(text, &mut parameters).map_err(|_| Cause::TokenHeader)?;
-        if parameters.refused {
-            return Err(Cause::TokenHeader);
+        let read = read_object(text, &mut parameters);
+        read.map_err(|_| (Cause::TokenHeader, parameters.reading.unwrap_or("header")))?;
+        if let Some(name) = parameters.refused {
+            return Err((Cause::TokenHeader, name));
         }
         Ok(Self {
             encoded: encoded.into(),
@@ -68,7 +71,7 @@ struct Known {
 
 impl Headers {
     /// What the header of a token says.
-    pub(super) fn read(&self, encoded: &[u8]) -> Result<Arc<Header>, Cause> {
+    pub(super) fn read(&self, encoded: &[u8]) -> Result<Arc<Header>, Mistake> {
         if let Some(header) = self.lock().find(encoded) {
             return Ok(Arc::clone(header));
         }
@@ -106,7 +109,10 @@ struct Parameters<'b> {
     alg: Option<Cow<'b, str>>,
     kid: Option<Cow<'b, str>>,
     typ: Option<Cow<'b, str>>,
-    refused: bool,
+    /// The extension that is not supported.
+    refused: Option<&'static str>,
+    /// The parameter that is being read.
+    reading: Option<&'static str>,
 }
 
 impl<'b> Members<'b> for Parameters<'b> {
@@ -116,6 +122,8 @@ impl<'b> Members<'b> for Parameters<'b> {
         map: &mut A,
     ) -> Result<Option<u32>, A::Error> {
         let text = |map: &mut A| map.next_value().map(|Text(text)| Some(text));
+        const NAMES: [&str; 6] = ["alg", "typ", "kid", "crit", "b64", "zip"];
+        self.reading = NAMES.into_iter().find(|known| *known == name);
         let number = match name {
             "alg" => {
                 self.alg = text(map)?;
@@ -135,11 +143,12 @@ impl<'b> Members<'b> for Parameters<'b> {
             // RFC 7515 §4.1.11: who does not know an extension must refuse it, and none
             // is known here. RFC 7797 and RFC 7516 §4.1.3 change what is signed.
             "crit" | "b64" | "zip" => {
-                self.refused = true;
+                self.refused = self.reading.take();
                 return Ok(None);
             }
             _ => return Ok(None),
         };
+        self.reading = None;
         Ok(Some(number))
     }
 }

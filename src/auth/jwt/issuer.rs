@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::auth::jwt::claims::MOST_SCOPE_CLAIMS;
-use crate::auth::jwt::mapping::{Mapping, Path};
+use crate::auth::jwt::Jwt;
+use crate::auth::jwt::claims::{MOST_SCOPE_CLAIMS, is_reserved};
+use crate::auth::jwt::configured::{ClaimPath, RolesClaim};
+use crate::auth::jwt::mapping::Mapping;
 use crate::auth::jwt::policy::{Policy, Types};
 use crate::auth::jwt::resolve::Resolve;
 use crate::auth::jwt::source::Source;
-use crate::auth::jwt::{Jwt, Trusted};
+use crate::auth::jwt::trusted::Trusted;
 use crate::config::ConfigError;
 use crate::identity::{Identity, Resolved};
 use crate::jwks::{Algorithm, Backend, Keys};
@@ -143,29 +145,47 @@ impl Issuer {
         self
     }
 
-    /// Reads scopes from these claims: a string of scopes with spaces between, or an array
-    /// of them. Unless set, `scope`, `scp` and `permissions`.
+    /// Reads scopes from these claims. Defaults to `scope`, `scp` and `permissions`. At most 22.
+    ///
+    /// A claim is a string of scopes with spaces between, or an array of strings. A claim in any
+    /// other form grants no scopes, and neither does an array with anything but strings in it. The
+    /// other claims still count.
     pub fn scopes_from<'a>(mut self, claims: impl IntoIterator<Item = &'a str>) -> Self {
         self.mapping.scopes = claims.into_iter().map(Box::from).collect();
         self
     }
 
-    /// Reads roles from this claim: a string, or an array of them. A path leads into
-    /// nested objects: `["realm_access", "roles"]`. May be called for several.
-    pub fn roles_from<'a>(mut self, path: impl IntoIterator<Item = &'a str>) -> Self {
-        self.mapping.roles.push(Path::new(path));
+    /// Adds a claim to read roles from.
+    ///
+    /// The path leads into nested objects: `["realm_access", "roles"]`. A string is one role, an
+    /// array of strings is a list of roles, and an integer is a role by its decimal digits. Call
+    /// it with a [`RolesClaim`] to read object keys or several roles from one string.
+    ///
+    /// `null` is the same as an absent claim: the token grants no roles through it, and its roles
+    /// are [unknown](Identity::is_known), so that `!role("suspended")` is not met. A token is
+    /// rejected if the claim has any other form, if a member on the path is not an object, or if a
+    /// role is empty, is longer than 256 bytes, has control characters, or starts or ends with
+    /// whitespace.
+    pub fn roles_from(mut self, claim: impl Into<RolesClaim>) -> Self {
+        self.mapping.roles.push(claim.into());
         self
     }
 
-    /// Reads the tenant from this claim: a string.
-    pub fn tenant_from<'a>(mut self, path: impl IntoIterator<Item = &'a str>) -> Self {
-        self.mapping.tenant = Some(Path::new(path));
+    /// Sets the claim to read the tenant from.
+    ///
+    /// The path leads into nested objects: `["org", "id"]`. The tenant is a string, an integer
+    /// (by its decimal digits), or the only string of an array. `null` is the same as an absent
+    /// claim: the tenant is [unknown](Identity::is_known). A token is rejected if the claim has any
+    /// other form, if a member on the path is not an object, or if the tenant is empty, is longer
+    /// than 256 bytes, has control characters, or starts or ends with whitespace.
+    pub fn tenant_from(mut self, path: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.mapping.tenant = Some(ClaimPath::new(path));
         self
     }
 
-    /// Reads the plan from this claim: a string.
-    pub fn plan_from<'a>(mut self, path: impl IntoIterator<Item = &'a str>) -> Self {
-        self.mapping.plan = Some(Path::new(path));
+    /// Sets the claim to read the plan from. Its forms are those of [`Issuer::tenant_from`].
+    pub fn plan_from(mut self, path: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.mapping.plan = Some(ClaimPath::new(path));
         self
     }
 
@@ -246,33 +266,102 @@ impl Issuer {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let zero = |setting: Option<Duration>| setting.is_some_and(|setting| setting.is_zero());
-        let mistake = if self.issuer.is_empty() {
-            "an issuer has a name"
-        } else if self.any_audience != self.audiences.is_empty() {
-            "tokens are for an audience, or dangerously for any, and not both"
-        } else if self.audiences.iter().any(|audience| audience.is_empty()) {
-            "an audience has a name"
-        } else if self.leeway > MOST_LEEWAY {
-            "clocks may differ by 5 minutes at the most"
-        } else if zero(self.max_age) || zero(self.max_lifetime) {
-            "no token is good for no time at all"
-        } else if self.mapping.scopes.len() > MOST_SCOPE_CLAIMS {
-            "scopes are in 22 claims at the most"
-        } else if self.types.is_empty() {
-            "tokens have a type"
-        } else {
-            return Ok(());
-        };
-        Err(ConfigError::new(mistake))
+        match self.mistake() {
+            Some(mistake) if self.issuer.is_empty() => Err(ConfigError::new(mistake)),
+            Some(mistake) => Err(self.error(&mistake)),
+            None => Ok(()),
+        }
+    }
+
+    fn error(&self, mistake: &str) -> ConfigError {
+        ConfigError::new(format!("Jwt::issuer({:?}): {mistake}", self.issuer))
+    }
+
+    /// The first setting that cannot work, and what to do.
+    fn mistake(&self) -> Option<String> {
+        if self.issuer.is_empty() {
+            let text = "Jwt::issuer(\"\"): the issuer must not be empty; call it with the `iss` of \
+                        the tokens";
+            return Some(text.into());
+        }
+        if self.audiences.is_empty() && !self.any_audience {
+            let text = "no audience was set; call `.audience(\"https://api.example.com\")`, or \
+                        `.dangerous_accept_any_audience()` to accept tokens issued for other APIs";
+            return Some(text.into());
+        }
+        if self.any_audience
+            && let Some(audience) = self.audiences.first()
+        {
+            return Some(format!(
+                "both `.audience({audience:?})` and `.dangerous_accept_any_audience()` were \
+                 called; remove one of them"
+            ));
+        }
+        if self.audiences.iter().any(|audience| audience.is_empty()) {
+            let text = "`.audience(\"\")` is empty; call it with the `aud` of the tokens, usually \
+                        the URL of this API";
+            return Some(text.into());
+        }
+        if self.leeway > MOST_LEEWAY {
+            return Some(format!(
+                "`.leeway({:?})` is more than 5 minutes; synchronize the clocks and call it with \
+                 at most 300 s",
+                self.leeway
+            ));
+        }
+        for (setting, value) in [
+            ("max_age", self.max_age),
+            ("max_lifetime", self.max_lifetime),
+        ] {
+            if value.is_some_and(|value| value.is_zero()) {
+                return Some(format!(
+                    "`.{setting}(0s)` would reject every token; call it with more than zero, or \
+                     leave it out"
+                ));
+            }
+        }
+        if self.types.is_empty() {
+            let text = "`.types([])` would reject every token with a `typ`; call it with the types \
+                        of access tokens, such as `at+jwt`, or leave it out";
+            return Some(text.into());
+        }
+        self.mistake_of_claims()
+    }
+
+    fn mistake_of_claims(&self) -> Option<String> {
+        let Mapping {
+            scopes,
+            roles,
+            tenant,
+            plan,
+            ..
+        } = &self.mapping;
+        if scopes.len() > MOST_SCOPE_CLAIMS {
+            return Some(format!(
+                "`.scopes_from(..)` has {} claims; call it with at most {MOST_SCOPE_CLAIMS}",
+                scopes.len()
+            ));
+        }
+        if let Some(reserved) = scopes.iter().find(|claim| is_reserved(claim)) {
+            return Some(format!(
+                "`.scopes_from([{reserved:?}])`: the claim has another meaning; call it with the \
+                 claims that hold scopes, such as `scope`"
+            ));
+        }
+        let roles = roles.iter().map(|claim| ("roles_from", &claim.path));
+        let tenant = tenant.iter().map(|path| ("tenant_from", path));
+        let plan = plan.iter().map(|path| ("plan_from", path));
+        let mut paths = roles.chain(tenant).chain(plan);
+        let (setting, _) = paths.find(|(_, path)| path.is_invalid())?;
+        Some(format!(
+            "`.{setting}(..)`: the path is empty or has an empty name; call it with the names of \
+             members, from the outside in, such as [\"realm_access\", \"roles\"]"
+        ))
     }
 
     fn accepted_algorithms(&self) -> Result<Vec<Algorithm>, ConfigError> {
         let secret = |algorithm: &Algorithm| algorithm.least_secret().is_some();
-        let refused = |reason: &str| {
-            let issuer = &self.issuer;
-            ConfigError::new(format!("Jwt::issuer({issuer:?}): {reason}"))
-        };
+        let refused = |reason: &str| self.error(reason);
         let secrets = self.keys.secret_algorithms().ok_or_else(|| {
             // RFC 8725 §2.1.
             refused(
@@ -288,7 +377,10 @@ impl Issuer {
             None => secrets,
         };
         if accepted.is_empty() {
-            return Err(ConfigError::new("an issuer signs with some algorithm"));
+            return Err(refused(
+                "`.algorithms([])` would reject every token; call it with the algorithms of the \
+                 keys, or leave it out",
+            ));
         }
         let is_secret = accepted.iter().any(secret);
         if is_secret && !accepted.iter().all(secret) {

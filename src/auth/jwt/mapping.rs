@@ -6,54 +6,70 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::auth::jwt::claims::{Binding, Claims};
-use crate::identity::{Identity, IdentityBuilder, Kind};
+use crate::auth::jwt::configured::{ClaimPath, Roles, RolesClaim};
+use crate::auth::jwt::policy::invalid;
+use crate::identity::{Identity, IdentityBuilder, IdentityField, Kind, mentions};
+use crate::rejection::{Cause, Fault, Rejection};
 use crate::scope::ScopeSet;
 
 /// Which claims say what of the caller.
 #[derive(Clone)]
 pub(super) struct Mapping {
     pub(super) scopes: Vec<Box<str>>,
-    pub(super) roles: Vec<Path>,
-    pub(super) tenant: Option<Path>,
-    pub(super) plan: Option<Path>,
+    pub(super) roles: Vec<RolesClaim>,
+    pub(super) tenant: Option<ClaimPath>,
+    pub(super) plan: Option<ClaimPath>,
     pub(super) is_application: Option<Arc<IsApplication>>,
 }
 
 pub(super) type IsApplication = dyn Fn(&Map<String, Value>) -> bool + Send + Sync;
 
-/// The names of members, from the outside in.
-#[derive(Clone, Debug)]
-pub(super) struct Path(Vec<Box<str>>);
-
-impl Path {
-    pub(super) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(names.into_iter().map(Box::from).collect())
-    }
-
-    fn find<'v>(&self, claims: &'v Map<String, Value>) -> Option<&'v Value> {
-        let (first, rest) = self.0.split_first()?;
-        let first = claims.get(&**first)?;
-        rest.iter()
-            .try_fold(first, |value, name| value.get(&**name))
-    }
+/// The configured claims of a token.
+pub(super) struct Configured {
+    /// All claims, if they are needed.
+    all: Map<String, Value>,
+    roles: Roles,
+    tenant: Option<Box<str>>,
+    plan: Option<Box<str>>,
 }
 
 impl Mapping {
-    /// Who a good token is about. `payload` is what the claims were read from.
+    /// Reads the configured claims out of a payload that was read before: it is an object.
+    pub(super) fn read(&self, payload: &str) -> Result<Configured, Rejection> {
+        self.configured(payload)
+            .map_err(|fault| invalid((Cause::TokenClaims, "payload")).with_fault(fault))
+    }
+
+    fn configured(&self, payload: &str) -> Result<Configured, Fault> {
+        let all: Map<String, Value> = if self.needs_all_claims() {
+            serde_json::from_str(payload).map_err(|_| Fault::Named("payload"))?
+        } else {
+            Map::new()
+        };
+        let value = |path: &Option<ClaimPath>| -> Result<Option<Box<str>>, Fault> {
+            let Some(path) = path else { return Ok(None) };
+            Ok(path.value(&all)?.map(Box::from))
+        };
+        Ok(Configured {
+            roles: Roles::read(&self.roles, &all)?,
+            tenant: value(&self.tenant)?,
+            plan: value(&self.plan)?,
+            all,
+        })
+    }
+
+    /// Returns the identity that a good token stands for.
     pub(super) fn identity(
         &self,
         issuer: &Arc<str>,
         claims: Claims<'_>,
-        payload: &str,
+        configured: Configured,
     ) -> IdentityBuilder {
         let subject = claims.subject.as_deref().unwrap_or_default();
-        let client = claims
-            .client_id
-            .as_deref()
-            .or(claims.authorized_party.as_deref());
+        let client_id = claims.client_id.as_deref();
+        let party = claims.authorized_party.as_deref();
         let mut identity = Identity::builder(Arc::clone(issuer), subject);
-        let mut is_application = claims.client_id.as_deref() == Some(subject);
-        if let Some(client) = client {
+        if let Some(client) = client_id.or(party) {
             identity = identity.client_id(client);
         }
         if let Some(end) = claims.times.expires {
@@ -65,34 +81,52 @@ impl Mapping {
         if let Some(Binding::Certificate(digest)) = claims.binding {
             identity = identity.bound_to_certificate(digest);
         }
-        if self.needs_all_claims() {
-            // It was read once: it is an object.
-            let all: Map<String, Value> = serde_json::from_str(payload).unwrap_or_default();
-            if let Some(predicate) = &self.is_application {
-                is_application = predicate(&all);
-            }
-            for role in self
-                .roles
-                .iter()
-                .filter_map(|path| path.find(&all))
-                .flat_map(texts)
-            {
-                identity = identity.role(role);
-            }
-            let text = |path: &Option<Path>| path.as_ref()?.find(&all)?.as_str();
-            if let Some(tenant) = text(&self.tenant) {
-                identity = identity.tenant(tenant);
-            }
-            if let Some(plan) = text(&self.plan) {
-                identity = identity.plan(plan);
-            }
+        let Configured {
+            all,
+            roles,
+            tenant,
+            plan,
+        } = configured;
+        for role in roles.held {
+            identity = identity.role(role);
         }
+        for text in roles.others {
+            identity = identity.other_role(text);
+        }
+        if let Some(tenant) = tenant {
+            identity = identity.tenant(tenant);
+        }
+        if let Some(plan) = plan {
+            identity = identity.plan(plan);
+        }
+        let (is_application, is_kind_known) = match &self.is_application {
+            Some(predicate) => (predicate(&all), true),
+            None => {
+                let is_application = client_id == Some(subject);
+                let mut clients = [client_id, party].into_iter().flatten();
+                let names_client = clients.clone().any(|client| !client.is_empty());
+                // Under another reading it could be an application, too.
+                let is_clear = is_application || !clients.any(|client| mentions(client, subject));
+                (is_application, names_client && is_clear)
+            }
+        };
         let kind = if is_application {
             Kind::Application
         } else {
             Kind::User
         };
-        identity.kind(kind).scopes(ScopeSet::of_text(claims.scopes))
+        let has_scopes = claims.has_scopes;
+        let identity = identity.kind(kind).scopes(ScopeSet::of_text(claims.scopes));
+        [
+            (IdentityField::Kind, is_kind_known),
+            (IdentityField::Roles, roles.are_known),
+            (IdentityField::Scopes, has_scopes),
+        ]
+        .into_iter()
+        .fold(identity, |identity, (field, is_known)| match is_known {
+            true => identity.known(field),
+            false => identity.unknown(field),
+        })
     }
 
     fn needs_all_claims(&self) -> bool {
@@ -111,15 +145,6 @@ impl fmt::Debug for Mapping {
             .field("tenant", &self.tenant)
             .field("plan", &self.plan)
             .finish_non_exhaustive()
-    }
-}
-
-/// A string, or the strings of an array.
-fn texts(value: &Value) -> Vec<&str> {
-    match value {
-        Value::String(text) => vec![text],
-        Value::Array(all) => all.iter().filter_map(Value::as_str).collect(),
-        _ => Vec::new(),
     }
 }
 

@@ -9,14 +9,20 @@
 //!   algorithm, has signed it;
 //! - `aud` names us, `sub` somebody, and `nbf` and `iat` are not in the future.
 //!
-//! Refused are also: a header of more than 1 KiB, or a `kid` of more than 256 bytes; objects
-//! and arrays with more than 256 members or elements, or nested deeper than 32; a `sub` that
-//! is empty, has control characters, or more than 1024 bytes; dates before 1970, or after the
-//! year 9999 (what is later than a [`Timestamp`] can tell never comes); a token with
-//! `at_hash`, `c_hash` or `events`, which is an ID token or a security event. Whether other ID
-//! tokens of the issuer can be told from its access tokens depends on the issuer: they are for
-//! another audience, and many issuers give access tokens the type `at+jwt`, for which there is
-//! [`Issuer::rfc9068`].
+//! Rejected are also:
+//! - a header of more than 1 KiB, or a `kid` of more than 256 bytes;
+//! - objects and arrays with more than 256 members or elements, or nested deeper than 32;
+//! - an empty `sub`, and a `sub`, `client_id` or `azp` with control characters or more than 1024
+//!   bytes;
+//! - dates before 1970 or after the year 9999 (later than a [`Timestamp`] can tell never comes);
+//! - a token with `at_hash`, `c_hash` or `events`, which is an ID token or a security event;
+//! - a token whose configured roles, tenant or plan claim cannot be read: see
+//!   [`Issuer::roles_from`].
+//!
+//! Other ID tokens of the issuer differ from its access tokens by their audience. Many issuers also
+//! give access tokens the type `at+jwt`, which [`Issuer::rfc9068`] requires.
+//!
+//! [`Rejection::fault`] names the claim, header member or segment at fault, for operators.
 //!
 //! That its `exp` has passed is told, as the client can do something about it. What a token
 //! says about where keys are (`jku`, `x5u`, `jwk`) is never followed.
@@ -70,16 +76,17 @@
 mod cache;
 mod claims;
 mod compact;
+mod configured;
 mod header;
 mod issuer;
 mod mapping;
 mod policy;
 mod resolve;
 mod source;
+mod trusted;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::future::join_all;
@@ -90,21 +97,22 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
-use crate::jwks::{Algorithm, FetchError, KeyName, KeyStatus, Verdict, Wanted, is_similar};
+use crate::jwks::{FetchError, KeyStatus, Wanted, is_similar};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
 use cache::{TokenCache, Verified};
-use claims::{Binding, Claims};
-use compact::{Compact, MOST_SIGNATURE};
+use claims::Claims;
+use compact::Compact;
 use header::{Header, Headers};
-use mapping::Mapping;
-use policy::{Policy, invalid};
-use resolve::{Resolve, verdict};
-use source::{Source, refusal};
+use policy::invalid;
+use resolve::verdict;
+use source::refusal;
+use trusted::Trusted;
 
 #[doc(no_inline)]
 pub use crate::identity::Resolved;
+pub use configured::RolesClaim;
 pub use issuer::Issuer;
 
 /// Tokens of one or several issuers, for an [`AuthLayer`](crate::AuthLayer).
@@ -121,16 +129,6 @@ struct Shared {
     cache: Option<TokenCache>,
     headers: Headers,
     max_len: usize,
-}
-
-/// An issuer, ready to be asked.
-struct Trusted {
-    policy: Policy,
-    mapping: Mapping,
-    source: Source,
-    resolve: Option<Arc<Resolve>>,
-    /// It was logged that tokens spell the issuer differently.
-    misspelled: AtomicBool,
 }
 
 impl Jwt {
@@ -155,14 +153,20 @@ impl Jwt {
             .map(Issuer::trusted)
             .collect::<Result<Vec<_>, _>>()?;
         if issuers.is_empty() {
-            return Err(ConfigError::new("tokens have an issuer"));
+            return Err(ConfigError::new(
+                "Jwt::issuers([]): no issuer was given; call it with at least one `Jwt::issuer(..)`",
+            ));
         }
         for (at, one) in issuers.iter().enumerate() {
+            let issuer = &one.policy.issuer;
             if issuers[..at]
                 .iter()
-                .any(|other| other.policy.issuer == one.policy.issuer)
+                .any(|other| other.policy.issuer == *issuer)
             {
-                return Err(ConfigError::new("an issuer is there twice"));
+                return Err(ConfigError::new(format!(
+                    "Jwt::issuers: {issuer:?} is there twice; configure it once, with all its \
+                     audiences"
+                )));
             }
         }
         let cache = Some(TokenCache::new(CAPACITY));
@@ -322,53 +326,34 @@ enum Judged {
     Waits(usize, Wanted),
 }
 
+/// A token with its header, and with its decoded payload.
+type Parsed<'t> = (Compact<'t>, Arc<Header>, Box<[u8]>);
+
 impl Shared {
     fn judge(&self, token: &[u8], now: Timestamp) -> Result<Judged, Rejection> {
         if let Some(known) = self.recall(token, now)? {
             return Ok(Judged::Good(known.identity, known.issuer));
         }
-        if token.len() > self.max_len {
-            return Err(invalid(Cause::TooLong));
-        }
-        let compact = Compact::split(token).map_err(invalid)?;
-        let header = self.headers.read(compact.header).map_err(invalid)?;
-        let payload = compact.payload().map_err(invalid)?;
-        let text = str::from_utf8(&payload).map_err(|_| invalid(Cause::TokenClaims))?;
-        // Issuers may differ in where scopes are, so whose it is has to be known first;
-        // with one issuer there is nothing to find out.
-        let issuer = self.issuer_of(text)?;
+        let (compact, header, payload) = self.parse(token)?;
+        let text = str::from_utf8(&payload);
+        let text = text.map_err(|_| invalid((Cause::TokenClaims, "payload")))?;
+        let (issuer, claims) = self.claims_of(text)?;
         let trusted = &self.issuers[issuer];
-        let claims =
-            Claims::read(text, &trusted.mapping.scopes).map_err(|_| invalid(Cause::TokenClaims))?;
-        let policy = &trusted.policy;
-        let algorithm = trusted.judge_header(&header)?;
-        if claims.issuer.as_deref() != Some(&*policy.issuer) {
-            return Err(self.refuse_issuer(&claims));
-        }
-        let epoch = match trusted.verify(&compact, &header, algorithm, now)? {
-            Ok(epoch) => epoch,
-            // A token that is refused with any key is not worth a fetch: those that the last
-            // key has signed would use up the budget long after they expired.
-            Err(wanted) if wanted.tried.is_some() && !policy.may_be_good(&claims, now) => {
-                return Err(refusal(&wanted, now));
-            }
+        let name = |rejection: Rejection| rejection.with_issuer(&trusted.policy.issuer);
+        let proved = trusted.judge(&compact, &header, text, claims, now);
+        let proved = match proved.map_err(name)? {
+            Ok(proved) => proved,
             Err(wanted) => return Ok(Judged::Waits(issuer, wanted)),
         };
-        policy.judge_contents(&claims).map_err(invalid)?;
-        if let Err(rejection) = policy.judge_times(claims.times, now) {
-            let holder = trusted.mapping.identity(&policy.issuer, claims, text);
-            return Err(rejection.with_holder(holder.claims(payload).build()));
+        let identity = proved.identity.claims(payload).build();
+        if let Err(rejection) = trusted.policy.judge_times(proved.times, now) {
+            return Err(name(rejection.with_holder(identity)));
         }
         self.headers.remember(&header);
-        if claims.binding == Some(Binding::Other) {
-            return Err(Rejection::new(
-                Reason::TokenBindingFailed,
-                Cause::TokenBinding,
-            ));
+        if proved.is_bound_otherwise {
+            let unbound = Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding);
+            return Err(name(unbound.with_fault("cnf")));
         }
-        let times = claims.times;
-        let identity = trusted.mapping.identity(&policy.issuer, claims, text);
-        let identity = identity.claims(payload).build();
         if let Some(cache) = &self.cache {
             let identity = identity.clone();
             cache.insert(
@@ -376,12 +361,23 @@ impl Shared {
                 Verified {
                     identity,
                     issuer,
-                    epoch,
-                    times,
+                    epoch: proved.epoch,
+                    times: proved.times,
                 },
             );
         }
         Ok(Judged::Good(identity, issuer))
+    }
+
+    /// Parses a token, and believes nothing of it.
+    fn parse<'t>(&self, token: &'t [u8]) -> Result<Parsed<'t>, Rejection> {
+        if token.len() > self.max_len {
+            return Err(invalid((Cause::TooLong, "token")));
+        }
+        let compact = Compact::split(token).map_err(invalid)?;
+        let header = self.headers.read(compact.header).map_err(invalid)?;
+        let payload = compact.payload().map_err(invalid)?;
+        Ok((compact, header, payload))
     }
 
     /// What is known of a token that was verified before. Its times are judged anew; its
@@ -405,21 +401,34 @@ impl Shared {
             if rejection.reason() == Reason::TokenExpired {
                 cache.insert(token, known.ended());
             }
-            return Err(rejection.with_holder(holder));
+            return Err(rejection.with_holder(holder).with_issuer(&policy.issuer));
         }
         Ok(Some(known))
     }
 
-    /// The issuer that a token says it is of, if it is one of ours.
-    fn issuer_of(&self, text: &str) -> Result<usize, Rejection> {
-        if self.issuers.len() == 1 {
-            return Ok(0);
+    /// Reads the claims, and finds the configured issuer that the token names.
+    fn claims_of<'t>(&self, text: &'t str) -> Result<(usize, Claims<'t>), Rejection> {
+        // Issuers may differ in where scopes are, so the issuer has to be known first. With one
+        // issuer there is nothing to find out.
+        let (issuer, claims) = match &self.issuers[..] {
+            [only] => (
+                0,
+                Claims::read(text, &only.mapping.scopes).map_err(invalid)?,
+            ),
+            all => {
+                let claims = Claims::read(text, &[]).map_err(invalid)?;
+                let named = |trusted: &Trusted| trusted.is_named_by(&claims);
+                let Some(issuer) = all.iter().position(named) else {
+                    return Err(self.refuse_issuer(&claims));
+                };
+                let scopes = &all[issuer].mapping.scopes;
+                (issuer, Claims::read(text, scopes).map_err(invalid)?)
+            }
+        };
+        if !self.issuers[issuer].is_named_by(&claims) {
+            return Err(self.refuse_issuer(&claims));
         }
-        let claims = Claims::read(text, &[]).map_err(|_| invalid(Cause::TokenClaims))?;
-        self.issuers
-            .iter()
-            .position(|trusted| claims.issuer.as_deref() == Some(&*trusted.policy.issuer))
-            .ok_or_else(|| self.refuse_issuer(&claims))
+        Ok((issuer, claims))
     }
 
     /// Returns the rejection of a token of another issuer. Logs a probably misspelled issuer,
@@ -439,7 +448,7 @@ impl Shared {
                 );
             }
         }
-        invalid(Cause::TokenIssuer)
+        invalid((Cause::TokenIssuer, "iss"))
     }
 
     /// Asks the hook, if there is one.
@@ -452,11 +461,13 @@ impl Shared {
         let Some(resolve) = &self.issuers[issuer].resolve else {
             return Ok(identity).into();
         };
+        let name = Arc::clone(&self.issuers[issuer].policy.issuer);
         let (certificate, end) = (identity.certificate().copied(), identity.expires_at());
         let resolved = resolve(identity.clone());
         Pending::later(async move {
             let verdict = verdict(resolved.wait().await, now);
-            let identity = verdict.map_err(|rejection| rejection.with_holder(identity))?;
+            let identity =
+                verdict.map_err(|rejection| rejection.with_holder(identity).with_issuer(&name))?;
             // A hook knows more of the subject. What the token is bound to is not its to
             // decide.
             Ok(identity.bound_like(certificate, end))
@@ -470,63 +481,21 @@ impl Shared {
         wanted: Wanted,
         now: Timestamp,
     ) -> Pending<Result<Identity, Rejection>> {
+        let name = move |rejection: Rejection, shared: &Self| {
+            rejection.with_issuer(&shared.issuers[issuer].policy.issuer)
+        };
         let looked_up = match self.issuers[issuer].source.look_up(wanted, now) {
-            Pending::Ready(Err(rejection)) => return Err(rejection).into(),
+            Pending::Ready(Err(rejection)) => return Err(name(rejection, &self)).into(),
             looked_up => looked_up,
         };
         Pending::later(async move {
-            looked_up.wait().await?;
+            let looked_up = looked_up.wait().await;
+            looked_up.map_err(|rejection| name(rejection, &self))?;
             match self.judge(&token, now)? {
                 Judged::Good(identity, issuer) => self.conclude(identity, issuer, now).wait().await,
-                Judged::Waits(_, wanted) => Err(refusal(&wanted, now)),
+                Judged::Waits(_, wanted) => Err(name(refusal(&wanted, now), &self)),
             }
         })
-    }
-}
-
-impl Trusted {
-    /// Judges how a token says that it is signed, and of which type it is.
-    fn judge_header(&self, header: &Header) -> Result<Algorithm, Rejection> {
-        let policy = &self.policy;
-        let algorithm = header
-            .algorithm
-            .filter(|named| policy.algorithms.contains(named));
-        let algorithm = algorithm.ok_or_else(|| invalid(Cause::TokenAlgorithm))?;
-        if !policy.accepts_type(header.typ.as_deref()) {
-            return Err(invalid(Cause::TokenType));
-        }
-        Ok(algorithm)
-    }
-
-    /// The epoch of the keys that have signed it, or the key that is missing. What a token
-    /// claims is not believed before.
-    fn verify(
-        &self,
-        compact: &Compact<'_>,
-        header: &Header,
-        algorithm: Algorithm,
-        now: Timestamp,
-    ) -> Result<Result<u64, Wanted>, Rejection> {
-        let mut buffer = [0; MOST_SIGNATURE];
-        let signature = compact.signature(&mut buffer).map_err(invalid)?;
-        let kid = header.kid.as_deref();
-        let wanted = |tried, verdict| Wanted {
-            name: KeyName {
-                kid: kid.map(Box::from),
-                algorithm,
-            },
-            tried,
-            verdict,
-        };
-        let Some(current) = self.source.keyring().current(now) else {
-            return Ok(Err(wanted(None, Verdict::NoKey)));
-        };
-        self.source.tick(now);
-        let ring = current.ring;
-        match ring.verify(kid, algorithm, compact.signed, signature) {
-            Verdict::Good => Ok(Ok(current.epoch)),
-            verdict => Ok(Err(wanted(Some(ring), verdict))),
-        }
     }
 }
 

@@ -44,35 +44,36 @@ impl Policy {
 
     /// Judges what a token whose signature is good says, besides its times. They come after:
     /// that it has expired is said only of one with which nothing else is wrong.
-    pub(super) fn judge_contents(&self, claims: &Claims<'_>) -> Result<(), Cause> {
+    pub(super) fn judge_contents(&self, claims: &Claims<'_>) -> Result<(), Mistake> {
         if claims.issuer.as_deref() != Some(&*self.issuer) {
-            return Err(Cause::TokenIssuer);
+            return Err((Cause::TokenIssuer, "iss"));
         }
         if let Some(ours) = &self.audiences
             && !claims
                 .audiences
                 .any(|audience| ours.iter().any(|our| **our == *audience))
         {
-            return Err(Cause::TokenAudience);
+            return Err((Cause::TokenAudience, "aud"));
         }
-        if claims.is_of_another_kind {
-            return Err(Cause::TokenType);
+        if let Some(claim) = claims.other_kind {
+            return Err((Cause::TokenType, claim));
         }
-        let subject = claims.subject.as_deref().ok_or(Cause::TokenClaims)?;
-        // Printed, and part of keys elsewhere.
-        if subject.is_empty() || subject.len() > MOST_SUBJECT || subject.contains(char::is_control)
+        // They are printed, and part of keys elsewhere.
+        let is_plain = |name: &str| name.len() <= MOST_SUBJECT && !name.contains(char::is_control);
+        let is_subject = |name: &str| !name.is_empty() && is_plain(name);
+        if !claims.subject.as_deref().is_some_and(is_subject) {
+            return Err((Cause::TokenClaims, "sub"));
+        }
+        if !claims.client_id.as_deref().is_none_or(is_plain) {
+            return Err((Cause::TokenClaims, "client_id"));
+        }
+        if !claims.authorized_party.as_deref().is_none_or(is_plain) {
+            return Err((Cause::TokenClaims, "azp"));
+        }
+        if self.rfc9068
+            && let Some(missing) = missing_of_rfc9068(claims)
         {
-            return Err(Cause::TokenClaims);
-        }
-        let is_there =
-            |claim: &Option<Cow<'_, str>>| claim.as_ref().is_some_and(|text| !text.is_empty());
-        let has_all = is_there(&claims.client_id)
-            && is_there(&claims.id)
-            && claims.audiences.any(|audience| !audience.is_empty())
-            && claims.times.issued.is_some()
-            && claims.times.expires.is_some();
-        if self.rfc9068 && !has_all {
-            return Err(Cause::TokenClaims);
+            return Err((Cause::TokenClaims, missing));
         }
         Ok(())
     }
@@ -87,27 +88,29 @@ impl Policy {
     pub(super) fn judge_times(&self, times: Times, now: Timestamp) -> Result<(), Rejection> {
         let soon = now.saturating_add(self.leeway);
         if times.not_before.is_some_and(|start| start > soon) {
-            return Err(invalid(Cause::TokenNotYetValid));
+            return Err(invalid((Cause::TokenNotYetValid, "nbf")));
         }
         match times.issued {
-            Some(issued) if issued > soon => return Err(invalid(Cause::TokenNotYetValid)),
+            Some(issued) if issued > soon => {
+                return Err(invalid((Cause::TokenNotYetValid, "iat")));
+            }
             Some(issued) => {
                 let age = now.since(issued);
                 if self
                     .max_age
                     .is_some_and(|most| age > most.saturating_add(self.leeway))
                 {
-                    return Err(invalid(Cause::TokenTooOld));
+                    return Err(invalid((Cause::TokenTooOld, "iat")));
                 }
             }
             None if self.max_age.is_some() || self.max_lifetime.is_some() => {
-                return Err(invalid(Cause::TokenClaims));
+                return Err(invalid((Cause::TokenClaims, "iat")));
             }
             None => {}
         }
         let Some(end) = times.expires else {
             return if self.must_expire || self.max_lifetime.is_some() {
-                Err(invalid(Cause::TokenClaims))
+                Err(invalid((Cause::TokenClaims, "exp")))
             } else {
                 Ok(())
             };
@@ -115,11 +118,12 @@ impl Policy {
         if let (Some(issued), Some(most)) = (times.issued, self.max_lifetime)
             && end.since(issued) > most
         {
-            return Err(invalid(Cause::TokenTooOld));
+            return Err(invalid((Cause::TokenTooOld, "exp")));
         }
         // The last instant that can be told stands for all later ones, which never come.
         if end < Timestamp::MAX && now >= end.saturating_add(self.leeway) {
-            return Err(Rejection::new(Reason::TokenExpired, Cause::TokenExpired));
+            let expired = Rejection::new(Reason::TokenExpired, Cause::TokenExpired);
+            return Err(expired.with_fault("exp"));
         }
         Ok(())
     }
@@ -133,9 +137,26 @@ fn short(media_type: &str) -> &str {
     }
 }
 
+/// The first claim that RFC 9068 §2.2 requires, beside `iss` and `sub`, and that is missing.
+fn missing_of_rfc9068(claims: &Claims<'_>) -> Option<&'static str> {
+    let has = |claim: &Option<Cow<'_, str>>| claim.as_ref().is_some_and(|text| !text.is_empty());
+    let required = [
+        ("exp", claims.times.expires.is_some()),
+        ("aud", claims.audiences.any(|audience| !audience.is_empty())),
+        ("client_id", has(&claims.client_id)),
+        ("iat", claims.times.issued.is_some()),
+        ("jti", has(&claims.id)),
+    ];
+    let missing = required.into_iter().find(|(_, is_there)| !is_there);
+    missing.map(|(claim, _)| claim)
+}
+
+/// Which check failed, and on which claim, header member or segment of the token.
+pub(super) type Mistake = (Cause, &'static str);
+
 /// The one answer to every token that is not good.
-pub(super) const fn invalid(cause: Cause) -> Rejection {
-    Rejection::new(Reason::TokenInvalid, cause)
+pub(super) fn invalid((cause, fault): Mistake) -> Rejection {
+    Rejection::new(Reason::TokenInvalid, cause).with_fault(fault)
 }
 
 const APPLICATION: &str = "application/";

@@ -71,14 +71,19 @@ impl Source {
         let conclude = move |found| match found {
             LookUp::Changed => Ok(()),
             LookUp::Same | LookUp::Absent if had_keys => Err(refused),
-            LookUp::Same | LookUp::Absent => Err(invalid(Cause::TokenKeyUnknown)),
+            LookUp::Same | LookUp::Absent => Err(invalid((Cause::TokenKeyUnknown, "kid"))),
             LookUp::Unavailable(wait) => {
                 let cause = if had_keys {
                     Cause::TokenKeyUnavailable
                 } else {
                     Cause::KeysUnavailable
                 };
-                Err(Rejection::unavailable(cause, now).with_retry_after(wait))
+                let rejection = Rejection::unavailable(cause, now).with_retry_after(wait);
+                Err(if had_keys {
+                    rejection.with_fault("kid")
+                } else {
+                    rejection
+                })
             }
         };
         match remote.look_up(wanted, now) {
@@ -106,7 +111,7 @@ impl Source {
 pub(super) fn refusal(wanted: &Wanted, now: Timestamp) -> Rejection {
     match (&wanted.tried, wanted.verdict) {
         (None, _) => Rejection::unavailable(Cause::KeysUnavailable, now),
-        (Some(_), Verdict::Forged) => invalid(Cause::TokenSignature),
-        (Some(_), _) => invalid(Cause::TokenKeyUnknown),
+        (Some(_), Verdict::Forged) => invalid((Cause::TokenSignature, "signature")),
+        (Some(_), _) => invalid((Cause::TokenKeyUnknown, "kid")),
     }
 }
