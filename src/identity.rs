@@ -1,13 +1,13 @@
 //! [`Identity`]: who calls, and what they may do.
 
 mod known;
+mod principal;
 mod resolved;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::num::NonZeroU32;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 
 use serde::de::DeserializeOwned;
 
@@ -22,6 +22,7 @@ use known::KnownFields;
 pub use known::IdentityField;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 pub(crate) use known::mentions;
+pub use principal::Principal;
 pub use resolved::Resolved;
 
 /// Who calls, resolved from a credential by [`AuthLayer`](crate::AuthLayer).
@@ -383,73 +384,6 @@ pub enum Kind {
     User,
 }
 
-/// (source, tenant, subject): the one name under which callers are counted.
-///
-/// Two are equal only if all three parts are: the owner `42` of a key and the
-/// subject `42` of a token are strangers. Its hash is computed once, under a
-/// random key of this process, so it says nothing outside of it.
-#[derive(Clone, Eq, PartialEq)]
-pub struct Principal {
-    hash: u64,
-    source: Arc<str>,
-    tenant: Option<Box<str>>,
-    subject: Box<str>,
-}
-
-impl Principal {
-    fn new(source: Arc<str>, tenant: Option<Box<str>>, subject: Box<str>) -> Self {
-        // A seed, not a setting: equal principals must hash alike wherever they
-        // were resolved, and callers must not be able to choose collisions.
-        static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let hash = SEED.hash_one((&source, &tenant, &subject));
-        Self {
-            hash,
-            source,
-            tenant,
-            subject,
-        }
-    }
-
-    /// Under a random key of this process.
-    pub(crate) const fn keyed_hash(&self) -> u64 {
-        self.hash
-    }
-
-    /// Who vouches for the subject: the keyspace of a key, the issuer of a token.
-    #[must_use]
-    pub fn source(&self) -> &str {
-        &self.source
-    }
-
-    /// The tenant that the subject belongs to.
-    #[must_use]
-    pub fn tenant(&self) -> Option<&str> {
-        self.tenant.as_deref()
-    }
-
-    /// The owner of the key, or the `sub` of the token.
-    #[must_use]
-    pub fn subject(&self) -> &str {
-        &self.subject
-    }
-}
-
-impl Hash for Principal {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-impl fmt::Debug for Principal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Principal")
-            .field("source", &self.source)
-            .field("tenant", &self.tenant)
-            .field("subject", &self.subject)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Builds an [`Identity`].
 #[derive(Clone)]
 #[must_use]
@@ -620,7 +554,7 @@ mod tests {
         for (i, a) in all.iter().enumerate() {
             for (j, b) in all.iter().enumerate() {
                 assert_eq!(a == b, i == j);
-                assert_eq!(a.hash == b.hash, i == j);
+                assert_eq!(a.keyed_hash() == b.keyed_hash(), i == j);
             }
         }
     }
