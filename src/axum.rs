@@ -17,7 +17,7 @@ use crate::grpc::Dialect;
 use crate::identity::Identity;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::rejection_log;
-use crate::respond::Voice;
+use crate::render::Voice;
 
 impl<S: Sync> FromRequestParts<S> for Identity {
     type Rejection = Rejection;

@@ -4,10 +4,30 @@ use std::sync::Arc;
 
 use http::{Extensions, Method};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::identity::Identity;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::usage::UsageSlot;
+
+/// What the policies of one stack have found out about a request.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// The time of day, if nothing has waited since it was read.
+    now: Option<Timestamp>,
+}
+
+impl Known {
+    /// Returns the time of day, which all policies of the stack share until one of them waits.
+    pub(crate) fn now(&mut self, extensions: &Extensions) -> Timestamp {
+        let read = || now(extensions).unwrap_or_else(|| SystemClock.now());
+        *self.now.get_or_insert_with(read)
+    }
+
+    /// Forgets the time, because something has waited.
+    pub(crate) fn time_goes_on(&mut self) {
+        self.now = None;
+    }
+}
 
 /// Stands in the extensions of a request that a door let through without a
 /// credential.
@@ -113,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::UsageLayer;
-    use crate::clock::{Clock, ManualClock, SystemClock};
+    use crate::clock::ManualClock;
     use crate::usage::Usage;
 
     /// The time that is shared in the call of a service, and when it has waited.

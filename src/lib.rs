@@ -24,10 +24,12 @@ mod json;
 pub mod lapse;
 pub mod pending;
 mod rejection_log;
+mod render;
 pub mod respond;
 mod sync;
 mod tally;
 mod timeout;
+mod tollgate;
 
 // Sources of truth.
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
@@ -59,11 +61,12 @@ pub use authorize::{RequireLayer, role, scope};
 #[cfg(feature = "axum")]
 pub use axum::Claims;
 pub use config::ConfigError;
-pub use gate::{Gate, ResponseFuture};
+pub use gate::{Gate, Policies, PoliciesFor, ResponseFuture};
 pub use identity::Identity;
 pub use keys::ApiKeys;
 pub use limit::{Quota, RateLimitLayer};
 pub use rejection::Rejection;
+pub use tollgate::Tollgate;
 pub use usage::UsageLayer;
 
 #[cfg(test)]

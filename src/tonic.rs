@@ -43,7 +43,7 @@ use crate::grpc;
 use crate::identity::Identity;
 use crate::rejection::Rejection;
 use crate::rejection_log;
-use crate::respond::Voice;
+use crate::render::Voice;
 
 /// Who calls.
 pub trait RequestExt: sealed::Sealed {

@@ -1,32 +1,31 @@
 //! The door: what an [`AuthLayer`](crate::AuthLayer) makes of a request.
 
-use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response};
+use http::{HeaderValue, Method};
 
 use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::certificate::is_proved;
 use crate::auth::cross_site::is_cross_site;
 use crate::auth::failure_guard::FailureGuard;
-use crate::auth::response::DoorStamp;
+use crate::auth::layer::AuthLayer;
+use crate::auth::response::DoorVisit;
 use crate::auth::source::{Recognize, Source, TakeRules, ill_formed, take_one};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::context::{self, Anonymous};
+use crate::context::{self, Anonymous, Known};
 use crate::credential::Credential;
-use crate::gate::Check;
+use crate::gate::{Call, Policy, Role};
 use crate::identity::Identity;
 use crate::network::ClientSetting;
 use crate::origin::OriginPattern;
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::respond::Voice;
+use crate::render::Voice;
 
 /// The settings of an [`AuthLayer`], shared by all services that it made.
 pub(crate) struct Door<A> {
@@ -57,10 +56,10 @@ pub(crate) type OptionalFor = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl<A> Door<A> {
-    fn now(&self, request: &Parts) -> Timestamp {
-        match context::now(&request.extensions) {
-            Some(now) if self.clock.is_none() => now,
-            _ => self.time(),
+    fn now(&self, known: &mut Known, request: &Parts) -> Timestamp {
+        match &self.clock {
+            Some(clock) => clock.now(),
+            None => known.now(&request.extensions),
         }
     }
 
@@ -126,25 +125,6 @@ impl<A> Clone for Door<A> {
     }
 }
 
-/// The check of an [`AuthLayer`](crate::AuthLayer).
-pub struct Auth<A> {
-    pub(crate) door: Arc<Door<A>>,
-}
-
-impl<A> Clone for Auth<A> {
-    fn clone(&self) -> Self {
-        Self {
-            door: Arc::clone(&self.door),
-        }
-    }
-}
-
-impl<A> fmt::Debug for Auth<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Auth").finish_non_exhaustive()
-    }
-}
-
 /// What was found out about a request that may pass.
 #[derive(Debug)]
 pub struct Shown {
@@ -155,12 +135,14 @@ pub struct Shown {
     preflight: bool,
 }
 
-impl<A: Authenticate> Check for Auth<A> {
-    type Pass = Shown;
-    type Stamp = DoorStamp<A>;
+impl<A: Authenticate> Policy for AuthLayer<A> {
+    const ROLE: Role = Role::Authenticates;
 
-    fn check(&self, parts: &mut Parts) -> Pending<Result<Shown, Rejection>> {
-        let door = &*self.door;
+    type Pass = Shown;
+    type Visit = DoorVisit;
+
+    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<Shown, Rejection>> {
+        let (door, parts) = (&*self.door, &mut *call.parts);
         door.clients.share(parts);
         let request_id = door
             .request_id
@@ -213,7 +195,7 @@ impl<A: Authenticate> Check for Auth<A> {
             let forged = Rejection::new(Reason::Forbidden, Cause::CrossSite);
             return refuse(forged, anonymous.request_id);
         }
-        let (scheme, now) = (credential.scheme(), door.now(parts));
+        let (scheme, now) = (credential.scheme(), door.now(call.known, parts));
         let pass = Shown {
             source: Some(source),
             ..anonymous
@@ -238,7 +220,8 @@ impl<A: Authenticate> Check for Auth<A> {
         }
     }
 
-    fn admit(&self, parts: &mut Parts, pass: Shown) -> Result<DoorStamp<A>, Rejection> {
+    fn admit(&self, call: &mut Call<'_>, pass: Shown) -> Result<DoorVisit, Rejection> {
+        let parts = &mut *call.parts;
         let Shown {
             identity,
             source,
@@ -246,8 +229,7 @@ impl<A: Authenticate> Check for Auth<A> {
             preflight,
         } = pass;
         let door = &*self.door;
-        let mut stamp = DoorStamp {
-            door: Arc::clone(&self.door),
+        let mut visit = DoorVisit {
             scheme: None,
             source,
             request_id,
@@ -259,9 +241,9 @@ impl<A: Authenticate> Check for Auth<A> {
             parts.extensions.insert(Anonymous {
                 preflight,
                 realm: Arc::clone(door.voice.realm()),
-                request_id: stamp.request_id.clone(),
+                request_id: visit.request_id.clone(),
             });
-            return Ok(stamp);
+            return Ok(visit);
         };
         // Also if they are refused below, and by those behind the door.
         context::note_caller(&parts.extensions, &identity);
@@ -269,7 +251,7 @@ impl<A: Authenticate> Check for Auth<A> {
             let mut rejection =
                 Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding).with_fault("cnf");
             rejection.scheme = identity.scheme;
-            return Err(rejection.with_request_id(stamp.request_id));
+            return Err(rejection.with_request_id(visit.request_id));
         }
         if let Some(restrictions) = identity.restrictions()
             && !restrictions.admit(door.clients.located(parts).certain_address(), parts)
@@ -282,10 +264,10 @@ impl<A: Authenticate> Check for Auth<A> {
             };
             let mut rejection = Rejection::new(reason, Cause::Restricted);
             rejection.scheme = identity.scheme;
-            return Err(rejection.with_request_id(stamp.request_id));
+            return Err(rejection.with_request_id(visit.request_id));
         }
-        stamp.scheme = identity.scheme;
-        stamp.expiration = door.warn_before_expiry.and_then(|window| {
+        visit.scheme = identity.scheme;
+        visit.expiration = door.warn_before_expiry.and_then(|window| {
             identity
                 .expires_at()
                 .filter(|end| end.since(identity.judged_at) <= window)
@@ -296,11 +278,20 @@ impl<A: Authenticate> Check for Auth<A> {
         // What an optional door outside has noted is not true any more.
         parts.extensions.remove::<Anonymous>();
         parts.extensions.insert(identity);
-        Ok(stamp)
+        Ok(visit)
     }
 
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        self.door.voice.answer_at_door(rejection)
+    fn renderer(&self, visit: Option<&DoorVisit>, rejection: &mut Rejection) -> Option<&Voice> {
+        if let Some(visit) = visit {
+            rejection.scheme = visit.scheme.or(rejection.scheme);
+            rejection.set_request_id(visit.request_id.as_ref());
+        }
+        rejection.said = true;
+        Some(&self.door.voice)
+    }
+
+    fn fallback_renderer(&self) -> Option<&Voice> {
+        Some(&self.door.voice)
     }
 }
 

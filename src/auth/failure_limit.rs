@@ -60,21 +60,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Response;
-use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::auth::failure_guard::{FailureGuard, FailureLimit};
 use crate::auth::failures::Failures;
+use crate::body::Body;
 use crate::clock::Clock;
 use crate::config::{ConfigError, literal};
-use crate::gate::{Check, Gate};
+use crate::context::Known;
+use crate::gate::{Call, Gate, Leave, Policy};
 use crate::limit::gcra::Rate;
 use crate::network::{ClientIp, ClientSetting};
 use crate::pending::Pending;
 use crate::rejection::Rejection;
-use crate::respond::Voice;
 
 /// A layer that limits how often the credentials of a network may fail: see the
 /// [module](crate::auth::failure_limit).
@@ -222,35 +221,20 @@ impl fmt::Debug for AuthFailureLimitLayer {
 }
 
 impl<S> Layer<S> for AuthFailureLimitLayer {
-    type Service = Gate<S, FailureLimited>;
+    type Service = Gate<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let check = FailureLimited {
-            clients: self.clients.clone(),
-            limit: Arc::clone(&self.limit),
-        };
-        Gate::new(inner, check)
+        Gate::new(inner, Arc::new(self.clone()))
     }
 }
 
-/// The check of an [`AuthFailureLimitLayer`]. The layers inside carry it out.
-#[derive(Clone)]
-pub struct FailureLimited {
-    clients: ClientSetting,
-    limit: Arc<FailureLimit>,
-}
-
-impl fmt::Debug for FailureLimited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FailureLimited").finish_non_exhaustive()
-    }
-}
-
-impl Check for FailureLimited {
+/// The layers inside carry the limit out.
+impl Policy for AuthFailureLimitLayer {
     type Pass = ();
-    type Stamp = ();
+    type Visit = ();
 
-    fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
+    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<(), Rejection>> {
+        let parts = &mut *call.parts;
         self.clients.share(parts);
         if let Some(network) = self.clients.located(parts).network {
             let outer = parts.extensions.remove::<FailureGuard>();
@@ -260,12 +244,11 @@ impl Check for FailureLimited {
         Ok(()).into()
     }
 
-    fn admit(&self, _: &mut Parts, (): ()) -> Result<(), Rejection> {
+    fn admit(&self, _: &mut Call<'_>, (): ()) -> Result<(), Rejection> {
         Ok(())
     }
+}
 
-    /// Only a panic comes here.
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        Voice::standard().answer(rejection)
-    }
+impl<B> Leave<B> for AuthFailureLimitLayer {
+    fn leave(&self, (): (), _: &Known, _: &mut Response<Body<B>>) {}
 }

@@ -50,7 +50,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
@@ -58,17 +57,19 @@ use tower_layer::Layer;
 use crate::auth::authenticate::Authenticate;
 use crate::auth::failures::Failures;
 use crate::auth::source::{Source, TakeRules, take_one};
+use crate::body::Body;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
-use crate::context::is_audited;
+use crate::context::{Known, is_audited};
 use crate::credential::{Credential, Scheme};
-use crate::gate::{Check, Gate};
+use crate::gate::{Call, Gate, Leave, Policy};
 use crate::keys::{ApiKeys, KeyStore};
 use crate::limit::gcra::Rate;
 use crate::network::{Client, ClientIp, ClientSetting, Transport};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::respond::{Respond, Voice};
+use crate::render::Voice;
+use crate::respond::Respond;
 
 /// The layer that refuses plain HTTP: see the [module](crate::auth::https_only).
 #[derive(Clone)]
@@ -82,7 +83,8 @@ struct Rule {
     allow_loopback: bool,
     clients: ClientSetting,
     clock: Arc<dyn Clock>,
-    voice: Voice,
+    /// `None`: that of the stack, or the standard one.
+    voice: Option<Voice>,
     /// Where credentials are looked for.
     sources: Vec<Source>,
     burn: Option<Arc<Burn>>,
@@ -112,7 +114,7 @@ impl HttpsOnlyLayer {
             allow_loopback: false,
             clients: ClientSetting::default(),
             clock: Arc::new(SystemClock),
-            voice: Voice::default(),
+            voice: None,
             sources: Source::defaults(),
             burn: None,
         };
@@ -191,7 +193,8 @@ impl HttpsOnlyLayer {
     pub fn respond_with(self, respond: impl Respond) -> Self {
         self.set(|rule| {
             rule.voice
-                .set(|settings| settings.respond = Some(Arc::new(respond)))
+                .get_or_insert_default()
+                .set(|settings| settings.respond = Some(Arc::new(respond)));
         })
     }
 
@@ -217,36 +220,19 @@ impl fmt::Debug for HttpsOnlyLayer {
 }
 
 impl<S> Layer<S> for HttpsOnlyLayer {
-    type Service = Gate<S, HttpsOnly>;
+    type Service = Gate<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gate::new(
-            inner,
-            HttpsOnly {
-                rule: Arc::clone(&self.rule),
-            },
-        )
+        Gate::new(inner, Arc::new(self.clone()))
     }
 }
 
-/// The check of an [`HttpsOnlyLayer`].
-#[derive(Clone)]
-pub struct HttpsOnly {
-    rule: Arc<Rule>,
-}
-
-impl fmt::Debug for HttpsOnly {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpsOnly").finish_non_exhaustive()
-    }
-}
-
-impl Check for HttpsOnly {
+impl Policy for HttpsOnlyLayer {
     type Pass = ();
-    type Stamp = ();
+    type Visit = ();
 
-    fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
-        let rule = &*self.rule;
+    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<(), Rejection>> {
+        let (rule, parts) = (&*self.rule, &mut *call.parts);
         rule.clients.share(parts);
         if rule.assumed == Some(Transport::Tls) {
             return Ok(()).into();
@@ -260,13 +246,18 @@ impl Check for HttpsOnly {
         Err(rejection).into()
     }
 
-    fn admit(&self, _: &mut Parts, (): ()) -> Result<(), Rejection> {
+    fn admit(&self, _: &mut Call<'_>, (): ()) -> Result<(), Rejection> {
         Ok(())
     }
 
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        self.rule.voice.answer(rejection)
+    fn renderer(&self, visit: Option<&()>, _: &mut Rejection) -> Option<&Voice> {
+        let rejects = visit.is_none();
+        self.rule.voice.as_ref().filter(|_| rejects)
     }
+}
+
+impl<B> Leave<B> for HttpsOnlyLayer {
+    fn leave(&self, (): (), _: &Known, _: &mut Response<Body<B>>) {}
 }
 
 impl Rule {

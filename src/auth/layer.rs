@@ -9,7 +9,7 @@ use tower_layer::Layer;
 
 use crate::auth::authenticate::Authenticate;
 use crate::auth::authorization::check_extra_scheme;
-use crate::auth::door::{Auth, Door};
+use crate::auth::door::Door;
 use crate::auth::resource::ProtectedResource;
 use crate::auth::source::{Source, TakeRules};
 use crate::clock::Clock;
@@ -18,12 +18,13 @@ use crate::credential::Scheme;
 use crate::gate::Gate;
 use crate::network::{ClientIp, ClientSetting};
 use crate::origin::OriginPattern;
-use crate::respond::{Respond, Voice};
+use crate::render::Voice;
+use crate::respond::Respond;
 use crate::scope::ScopeSet;
 
 /// The layer that learns who calls: see the [module](crate::auth).
 pub struct AuthLayer<A> {
-    door: Arc<Door<A>>,
+    pub(super) door: Arc<Door<A>>,
 }
 
 impl<A: Authenticate> AuthLayer<A> {
@@ -479,16 +480,11 @@ impl<A> fmt::Debug for AuthLayer<A> {
     }
 }
 
-impl<A, S> Layer<S> for AuthLayer<A> {
-    type Service = Gate<S, Auth<A>>;
+impl<A: Authenticate, S> Layer<S> for AuthLayer<A> {
+    type Service = Gate<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gate::new(
-            inner,
-            Auth {
-                door: Arc::clone(&self.door),
-            },
-        )
+        Gate::new(inner, Arc::new(self.clone()))
     }
 }
 

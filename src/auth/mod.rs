@@ -107,7 +107,6 @@ use crate::{Identity, rejection::Reason};
 
 pub use authenticate::{Answer, Authenticate, Or};
 pub use certificate::ClientCertificate;
-pub use door::Auth;
 #[doc(inline)]
 pub use failure_limit::AuthFailureLimitLayer;
 #[doc(inline)]

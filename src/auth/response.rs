@@ -6,16 +6,17 @@ use std::sync::Arc;
 use http::header::{CACHE_CONTROL, Entry, VARY};
 use http::{HeaderMap, HeaderValue, Response};
 
-use crate::auth::door::Door;
+use crate::auth::authenticate::Authenticate;
+use crate::auth::layer::AuthLayer;
 use crate::body::Body;
 use crate::clock::Timestamp;
+use crate::context::Known;
 use crate::credential::Scheme;
-use crate::gate::Stamp;
+use crate::gate::Leave;
 use crate::respond::CREDENTIAL_EXPIRATION;
 
-/// The changes to the response of a request that was let in.
-pub struct DoorStamp<A> {
-    pub(super) door: Arc<Door<A>>,
+/// The state of a request that was admitted, until its response.
+pub struct DoorVisit {
     pub(super) scheme: Option<Scheme>,
     pub(super) source: Option<usize>,
     pub(super) request_id: Option<Arc<str>>,
@@ -24,26 +25,26 @@ pub struct DoorStamp<A> {
     pub(super) head: bool,
 }
 
-impl<A> fmt::Debug for DoorStamp<A> {
+impl fmt::Debug for DoorVisit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DoorStamp")
+        f.debug_struct("DoorVisit")
             .field("scheme", &self.scheme)
             .finish_non_exhaustive()
     }
 }
 
-impl<A: 'static, B> Stamp<B> for DoorStamp<A> {
-    fn apply(self, response: &mut Response<Body<B>>) {
+impl<A: Authenticate, B> Leave<B> for AuthLayer<A> {
+    fn leave(&self, visit: DoorVisit, _: &Known, response: &mut Response<Body<B>>) {
         self.door
             .voice
-            .speak_for_inner(response, self.scheme, self.request_id, self.head);
-        if let Some(end) = self.expiration
+            .speak_for_inner(response, visit.scheme, visit.request_id, visit.head);
+        if let Some(end) = visit.expiration
             && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
         {
             response.headers_mut().insert(CREDENTIAL_EXPIRATION, date);
         }
         let headers = response.headers_mut();
-        match self.source {
+        match visit.source {
             Some(source) if self.door.sources[source].is_authorization() => {}
             Some(source) => keep_caches_off(headers, self.door.varies_by[source].as_ref()),
             // With a credential, the same request could have had another answer.

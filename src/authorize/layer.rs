@@ -1,9 +1,8 @@
-//! [`RequireLayer`], and the check that it makes.
+//! [`RequireLayer`]: its settings and its policy.
 
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
@@ -11,13 +10,13 @@ use tower_layer::Layer;
 use crate::authorize::policy::{Decision, Policy};
 use crate::authorize::requirement::{Hierarchy, Requirement};
 use crate::authorize::rules::{Rules, Ruling};
+use crate::body::Body;
 use crate::clock::Timestamp;
-use crate::context::{caller, is_preflight};
-use crate::gate::{Check, Gate};
+use crate::context::{Known, caller, is_preflight};
+use crate::gate::{self, Call, Gate, Leave, Role};
 use crate::identity::{Identity, IdentityField};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::respond::Voice;
 use crate::scope::ScopeSet;
 
 /// The layer that requires something of the caller: see the
@@ -102,37 +101,21 @@ impl fmt::Debug for RequireLayer {
 }
 
 impl<S> Layer<S> for RequireLayer {
-    type Service = Gate<S, Require>;
+    type Service = Gate<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Gate::new(
-            inner,
-            Require {
-                rule: Arc::clone(&self.rule),
-            },
-        )
+        Gate::new(inner, Arc::new(self.clone()))
     }
 }
 
-/// The check of a [`RequireLayer`].
-#[derive(Clone)]
-pub struct Require {
-    rule: Arc<Rule>,
-}
+impl gate::Policy for RequireLayer {
+    const ROLE: Role = Role::Authorizes;
 
-impl fmt::Debug for Require {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Require")
-            .field("required", &self.rule.required.0)
-            .finish()
-    }
-}
-
-impl Check for Require {
     type Pass = ();
-    type Stamp = ();
+    type Visit = ();
 
-    fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
+    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<(), Rejection>> {
+        let parts = &*call.parts;
         // Whoever is known has not come as a preflight.
         if parts.extensions.get::<Identity>().is_none() && is_preflight(&parts.extensions) {
             return Ok(()).into();
@@ -164,13 +147,13 @@ impl Check for Require {
         self.rule.ask_policies(identity, parts)
     }
 
-    fn admit(&self, _: &mut Parts, (): ()) -> Result<(), Rejection> {
+    fn admit(&self, _: &mut Call<'_>, (): ()) -> Result<(), Rejection> {
         Ok(())
     }
+}
 
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        Voice::standard().answer(rejection)
-    }
+impl<B> Leave<B> for RequireLayer {
+    fn leave(&self, (): (), _: &Known, _: &mut Response<Body<B>>) {}
 }
 
 /// The refusal of a known caller.

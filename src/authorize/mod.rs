@@ -51,7 +51,7 @@ mod rules;
 #[expect(unused_imports, reason = "named in the docs")]
 use crate::Identity;
 
-pub use layer::{Require, RequireLayer, Required};
+pub use layer::{RequireLayer, Required};
 pub use policy::{Decision, Policy};
 pub use requirement::{
     Fact, Hierarchy, Requirement, all, any, attribute, authenticated, kind, role, scope, tenant,

@@ -6,23 +6,20 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use parking_lot::Mutex;
 use tower_layer::Layer;
 
 use crate::body::Body;
 use crate::config::{ConfigError, literal};
-use crate::context;
-use crate::gate::{Check, Gate, Stamp};
+use crate::context::{self, Known};
+use crate::gate::{Call, Gate, Leave, Policy};
 use crate::grpc::Dialect;
 use crate::limit::fields::RATELIMIT_POLICY;
 use crate::limit::key_by::KeyBy;
 use crate::network::{ClientIp, ClientSetting};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::respond::Voice;
 
 /// The layer that lets each caller have so many requests under way, and answers 429 to
 /// more. Unlike tower's `ConcurrencyLimit` it counts callers apart, lets nobody wait, and
@@ -134,23 +131,10 @@ impl fmt::Debug for ConcurrencyLayer {
 }
 
 impl<S> Layer<S> for ConcurrencyLayer {
-    type Service = Gate<S, Concurrent>;
+    type Service = Gate<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let settings = Arc::clone(&self.settings);
-        Gate::new(inner, Concurrent { settings })
-    }
-}
-
-/// The check of a [`ConcurrencyLayer`].
-#[derive(Clone)]
-pub struct Concurrent {
-    settings: Arc<Settings>,
-}
-
-impl fmt::Debug for Concurrent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Concurrent").finish_non_exhaustive()
+        Gate::new(inner, Arc::new(self.clone()))
     }
 }
 
@@ -212,11 +196,12 @@ impl Drop for Permit {
     }
 }
 
-impl Check for Concurrent {
+impl Policy for ConcurrencyLayer {
     type Pass = Option<Permit>;
-    type Stamp = PermitStamp;
+    type Visit = Option<Permit>;
 
-    fn check(&self, parts: &mut Parts) -> Pending<Result<Option<Permit>, Rejection>> {
+    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<Option<Permit>, Rejection>> {
+        let parts = &mut *call.parts;
         if context::is_preflight(&parts.extensions) {
             return Ok(None).into();
         }
@@ -236,16 +221,20 @@ impl Check for Concurrent {
         permit.map(Some).into()
     }
 
-    fn admit(&self, _: &mut Parts, permit: Option<Permit>) -> Result<PermitStamp, Rejection> {
-        Ok(PermitStamp(permit))
-    }
-
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        Voice::standard().answer(rejection)
+    fn admit(&self, _: &mut Call<'_>, permit: Option<Permit>) -> Result<Option<Permit>, Rejection> {
+        Ok(permit)
     }
 }
 
-impl Concurrent {
+impl<B> Leave<B> for ConcurrencyLayer {
+    fn leave(&self, permit: Option<Permit>, _: &Known, response: &mut Response<Body<B>>) {
+        if let Some(permit) = permit {
+            response.body_mut().hold(permit);
+        }
+    }
+}
+
+impl ConcurrencyLayer {
     fn refusal(&self, dialect: Dialect) -> Rejection {
         let rejection = Rejection::new(Reason::RateLimited, Cause::TooManyAtOnce)
             .with_violated(NAME.into())
@@ -256,18 +245,6 @@ impl Concurrent {
         let mut told = HeaderMap::with_capacity(1);
         told.insert(RATELIMIT_POLICY, self.settings.policy.clone());
         rejection.with_fields(told)
-    }
-}
-
-/// What is done to the response of a request that was let through.
-#[derive(Debug)]
-pub struct PermitStamp(Option<Permit>);
-
-impl<B> Stamp<B> for PermitStamp {
-    fn apply(self, response: &mut Response<Body<B>>) {
-        if let Some(permit) = self.0 {
-            response.body_mut().hold(permit);
-        }
     }
 }
 

@@ -1,26 +1,21 @@
 //! What a [`RateLimitLayer`](crate::limit::RateLimitLayer) makes of a request, and of its
 //! response.
 
-use std::fmt;
-use std::sync::Arc;
-
-use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, Response};
 
 use crate::body::Body;
-use crate::context;
-use crate::gate::{Check, Stamp, caught};
+use crate::config::literal;
+use crate::context::{self, Known};
+use crate::gate::{Call, Leave, Policy, caught};
 use crate::grpc::{Dialect, is_server_error};
 use crate::identity::Identity;
 use crate::limit::fields::Fields;
-use crate::limit::layer::{Choice, Limit};
+use crate::limit::layer::{Choice, Limit, RateLimitLayer};
 use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Verdict};
 use crate::limit::quotas::Quotas;
 use crate::limit::standing::{PassedLimit, Standing, write_headers};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
-use crate::respond::Voice;
 
 /// What a request has cost, as its handler knows it afterwards: put it into the extensions of
 /// the response. What was charged before is made up to it, in either direction, by each limit
@@ -41,25 +36,6 @@ use crate::respond::Voice;
 #[expect(clippy::exhaustive_structs, reason = "it is what it is named")]
 pub struct Cost(pub u32);
 
-/// The check of a [`RateLimitLayer`](crate::limit::RateLimitLayer).
-pub struct Limited<L> {
-    pub(super) limit: Arc<Limit<L>>,
-}
-
-impl<L> Clone for Limited<L> {
-    fn clone(&self) -> Self {
-        Self {
-            limit: Arc::clone(&self.limit),
-        }
-    }
-}
-
-impl<L> fmt::Debug for Limited<L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Limited").finish_non_exhaustive()
-    }
-}
-
 /// What a request was let through with; nothing if nothing limits it.
 #[derive(Debug)]
 pub struct Paid(Option<Receipt>);
@@ -70,12 +46,20 @@ struct Receipt {
     fields: Fields,
 }
 
-impl<L: Limiter> Check for Limited<L> {
+impl<L: Limiter> Policy for RateLimitLayer<L> {
     type Pass = Paid;
-    type Stamp = LimitStamp<L>;
+    type Visit = LimitVisit;
 
-    fn check(&self, parts: &mut Parts) -> Pending<Result<Paid, Rejection>> {
+    #[track_caller]
+    fn install(&self) {
         let limit = &*self.limit;
+        if let Some(names) = limit.limiter.layer_names() {
+            literal(names.claim(&limit.name, &limit.id, limit.shares_budgets));
+        }
+    }
+
+    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<Paid, Rejection>> {
+        let (limit, parts) = (&*self.limit, &mut *call.parts);
         limit.clients.share(parts);
         let identity = parts.extensions.get::<Identity>();
         let quotas = match &limit.quotas {
@@ -88,8 +72,10 @@ impl<L: Limiter> Check for Limited<L> {
             return Ok(Paid(None)).into();
         };
         let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
-        let now = context::now(&parts.extensions).filter(|_| limit.clock.is_none());
-        let now = now.unwrap_or_else(|| limit.now());
+        let now = match &limit.clock {
+            Some(clock) => clock.now(),
+            None => call.known.now(&parts.extensions),
+        };
         let taken = limit.key.with(parts, &limit.clients, LAYER, |key| {
             limit.limiter.take(&limit.key_of(key), &quotas, cost, now)
         });
@@ -105,17 +91,12 @@ impl<L: Limiter> Check for Limited<L> {
         }
     }
 
-    fn admit(&self, parts: &mut Parts, pass: Paid) -> Result<LimitStamp<L>, Rejection> {
+    fn admit(&self, call: &mut Call<'_>, pass: Paid) -> Result<LimitVisit, Rejection> {
         let writes = matches!(&pass.0, Some(receipt) if receipt.fields != Fields::Off);
-        Ok(LimitStamp {
-            limit: Arc::clone(&self.limit),
+        Ok(LimitVisit {
             receipt: pass.0,
-            has_outer: writes && parts.extensions.insert(PassedLimit).is_some(),
+            has_outer: writes && call.parts.extensions.insert(PassedLimit).is_some(),
         })
-    }
-
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        Voice::standard().answer(rejection)
     }
 }
 
@@ -171,28 +152,22 @@ fn conclude(
     Err(rejection)
 }
 
-/// What is done to the response of a request that was let through.
-pub struct LimitStamp<L> {
-    limit: Arc<Limit<L>>,
+/// The state of a request that was admitted, until its response.
+#[derive(Debug)]
+pub struct LimitVisit {
     receipt: Option<Receipt>,
     /// A limit outside writes headers, too.
     has_outer: bool,
 }
 
-impl<L> fmt::Debug for LimitStamp<L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LimitStamp").finish_non_exhaustive()
-    }
-}
-
-impl<L: Limiter, B> Stamp<B> for LimitStamp<L> {
-    fn apply(self, response: &mut Response<Body<B>>) {
-        let Some(Receipt { standing, fields }) = self.receipt else {
+impl<L: Limiter, B> Leave<B> for RateLimitLayer<L> {
+    fn leave(&self, visit: LimitVisit, _: &Known, response: &mut Response<Body<B>>) {
+        let Some(Receipt { standing, fields }) = visit.receipt else {
             return;
         };
         // The answer is there, whatever becomes of this: the panic has been reported.
         let _ = caught(|| settle(&self.limit, &standing, response));
-        write_headers(response, standing, fields, self.has_outer);
+        write_headers(response, standing, fields, visit.has_outer);
     }
 }
 

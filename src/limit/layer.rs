@@ -7,12 +7,10 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::literal;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::limit::control::Control;
 use crate::limit::fields::Fields;
-use crate::limit::gate::Limited;
 use crate::limit::key::LimitKey;
 use crate::limit::key_by::KeyBy;
 use crate::limit::layer_names::LayerId;
@@ -24,7 +22,7 @@ use crate::network::{ClientIp, ClientSetting};
 
 /// The layer that holds each caller to their quotas: see the [module](crate::limit).
 pub struct RateLimitLayer<L = MemoryLimiter> {
-    limit: Arc<Limit<L>>,
+    pub(super) limit: Arc<Limit<L>>,
 }
 
 /// The settings, shared by all services of a layer.
@@ -32,8 +30,8 @@ pub(crate) struct Limit<L> {
     pub(crate) limiter: Arc<L>,
     /// Part of the key of each budget.
     pub(crate) name: Box<str>,
-    shares_budgets: bool,
-    id: Arc<LayerId>,
+    pub(super) shares_budgets: bool,
+    pub(super) id: Arc<LayerId>,
     pub(crate) quotas: Choice,
     pub(crate) key: KeyBy,
     pub(crate) cost: Option<Arc<CostOf>>,
@@ -298,7 +296,7 @@ impl<L> fmt::Debug for RateLimitLayer<L> {
 }
 
 impl<S, L: Limiter> Layer<S> for RateLimitLayer<L> {
-    type Service = Gate<S, Limited<L>>;
+    type Service = Gate<S, Self>;
 
     /// Wraps a service.
     ///
@@ -307,15 +305,6 @@ impl<S, L: Limiter> Layer<S> for RateLimitLayer<L> {
     /// [`name`](RateLimitLayer::name).
     #[track_caller]
     fn layer(&self, inner: S) -> Self::Service {
-        let limit = &*self.limit;
-        if let Some(names) = limit.limiter.layer_names() {
-            literal(names.claim(&limit.name, &limit.id, limit.shares_budgets));
-        }
-        Gate::new(
-            inner,
-            Limited {
-                limit: Arc::clone(&self.limit),
-            },
-        )
+        Gate::new(inner, Arc::new(self.clone()))
     }
 }

@@ -77,10 +77,10 @@ mod standing;
 
 #[cfg(feature = "redis")]
 pub use self::redis::{Fallbacks, RedisFault, RedisLimiter, RedisStatus, WarmUpError, WhenDown};
-pub use concurrency::{ConcurrencyLayer, Concurrent};
+pub use concurrency::ConcurrencyLayer;
 pub use control::Control;
 pub use fields::Fields;
-pub use gate::{Cost, Limited};
+pub use gate::Cost;
 pub use key::LimitKey;
 pub use key_by::KeyBy;
 pub use layer::RateLimitLayer;

@@ -184,6 +184,12 @@ impl Rejection {
         self
     }
 
+    pub(crate) fn set_request_id(&mut self, id: Option<&Arc<str>>) {
+        if let Some(id) = id {
+            self.particulars().request_id = Some(Arc::clone(id));
+        }
+    }
+
     /// Names all scopes that the operation needs: for
     /// [`Reason::InsufficientScope`], and for the challenge of
     /// [`Reason::CredentialsMissing`].

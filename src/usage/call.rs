@@ -11,22 +11,23 @@ use http::{HeaderMap, Method, Response, StatusCode};
 
 use crate::audit::{Deed, UnderWay};
 use crate::body::{Body, Witness};
-use crate::gate::Stamp;
+use crate::context::Known;
+use crate::gate::Leave;
 use crate::grpc::GRPC_STATUS;
 use crate::rejection::Rejection;
-use crate::respond::is_answered_by;
+use crate::render::is_answered_by;
+use crate::usage::layer::UsageLayer;
 use crate::usage::record::{End, Record, RecordId, Route};
 use crate::usage::slot::UsageSlot;
 use crate::usage::web::WebFrames;
 
-/// What is done to the response of a request that is counted; nothing if it is counted
-/// elsewhere.
+/// The state of a request that is counted, until its response; `None` if it is counted elsewhere.
 #[derive(Debug)]
-pub struct UsageStamp(pub(super) Option<UsageSlot>);
+pub struct UsageVisit(pub(super) Option<UsageSlot>);
 
-impl<B: http_body::Body> Stamp<B> for UsageStamp {
-    fn apply(mut self, response: &mut Response<Body<B>>) {
-        let Some(slot) = self.0.take() else { return };
+impl<B: http_body::Body> Leave<B> for UsageLayer {
+    fn leave(&self, mut visit: UsageVisit, _: &Known, response: &mut Response<Body<B>>) {
+        let Some(slot) = visit.0.take() else { return };
         let mut call = Call::new(slot, response);
         let body = response.body();
         let has_content = has_content(&call.slot.asked().method, call.status);
@@ -46,22 +47,18 @@ impl<B: http_body::Body> Stamp<B> for UsageStamp {
         call.begin();
         response.body_mut().watch(call);
     }
-
-    fn failed(mut self) {
-        self.end(End::ServiceError);
-    }
 }
 
-impl UsageStamp {
+impl UsageVisit {
     /// There will be no response.
-    fn end(&mut self, end: End) {
+    pub(super) fn end(&mut self, end: End) {
         let Some(slot) = self.0.take() else { return };
         count(&slot, Outcome::unanswered(end, slot.elapsed()));
     }
 }
 
 /// Given up before the response.
-impl Drop for UsageStamp {
+impl Drop for UsageVisit {
     fn drop(&mut self) {
         self.end(if thread::panicking() {
             End::ServiceError

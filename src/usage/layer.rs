@@ -4,22 +4,20 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use http::Method;
 use http::request::Parts;
 use http::uri::Scheme;
-use http::{Method, Response};
 use tower_layer::Layer;
 
 use crate::context::is_standard;
-use crate::gate::{Check, Gate, caught};
+use crate::gate::{Call, Gate, Policy, caught};
 use crate::grpc::Dialect;
 use crate::network::{ClientIp, ClientSetting, Transport};
 use crate::pending::Pending;
 use crate::rejection::Rejection;
-use crate::respond::Voice;
-use crate::usage::call::{UsageStamp, length};
+use crate::usage::call::{UsageVisit, length};
 use crate::usage::handle::Usage;
-use crate::usage::record::{Arrival, Route};
+use crate::usage::record::{Arrival, End, Route};
 use crate::usage::slot::{Asked, Noted, UsageSlot};
 
 /// The layer that counts each request once, at its end: see the [module](crate::usage).
@@ -84,41 +82,29 @@ impl fmt::Debug for UsageLayer {
 }
 
 impl<S> Layer<S> for UsageLayer {
-    type Service = Gate<S, Counted>;
+    type Service = Gate<S, Self>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let rule = Arc::clone(&self.rule);
-        Gate::new(inner, Counted { rule })
+        Gate::new(inner, Arc::new(self.clone()))
     }
 }
 
-/// The check of a [`UsageLayer`], which all pass.
-#[derive(Clone)]
-pub struct Counted {
-    rule: Arc<Rule>,
-}
-
-impl fmt::Debug for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Counted").finish_non_exhaustive()
-    }
-}
-
-impl Check for Counted {
+impl Policy for UsageLayer {
     type Pass = ();
-    type Stamp = UsageStamp;
+    type Visit = UsageVisit;
 
-    fn check(&self, _: &mut Parts) -> Pending<Result<(), Rejection>> {
+    fn enter(&self, _: &mut Call<'_>) -> Pending<Result<(), Rejection>> {
         Ok(()).into()
     }
 
-    fn admit(&self, parts: &mut Parts, (): ()) -> Result<UsageStamp, Rejection> {
+    fn admit(&self, call: &mut Call<'_>, (): ()) -> Result<UsageVisit, Rejection> {
+        let parts = &mut *call.parts;
         let client = self.client(parts);
         let shared = &self.rule.usage.shared;
         let outer = parts.extensions.get::<UsageSlot>();
         if outer.is_some_and(|slot| slot.is_of(shared)) {
             // It is counted outside.
-            return Ok(UsageStamp(None));
+            return Ok(UsageVisit(None));
         }
         let asked = Asked {
             started: shared.ticks(),
@@ -137,29 +123,28 @@ impl Check for Counted {
         });
         let slot = UsageSlot::new(shared, asked, noted, outer.cloned());
         parts.extensions.insert(slot.clone());
-        Ok(UsageStamp(Some(slot)))
+        Ok(UsageVisit(Some(slot)))
     }
 
-    fn carry<B: 'static>(&self, stamp: &UsageStamp, body: B) -> B {
-        match &stamp.0 {
+    fn carry<B: 'static>(&self, visit: &UsageVisit, body: B) -> B {
+        match &visit.0 {
             Some(slot) => crate::usage::uploads::count(slot, body),
             None => body,
         }
     }
 
-    fn called(&self, stamp: &UsageStamp) {
-        if let Some(slot) = &stamp.0 {
+    fn time_goes_on(&self, visit: &UsageVisit) {
+        if let Some(slot) = &visit.0 {
             slot.time_goes_on();
         }
     }
 
-    /// Only what a panic makes of a request comes here.
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        Voice::standard().answer(rejection)
+    fn failed(&self, mut visit: UsageVisit) {
+        visit.end(End::ServiceError);
     }
 }
 
-impl Counted {
+impl UsageLayer {
     /// Resolves the client for the layers inside, and returns its address if a consumer needs it.
     fn client(&self, parts: &mut Parts) -> Option<IpAddr> {
         let clients = &self.rule.clients;

@@ -109,7 +109,7 @@ mod uploads;
 mod web;
 
 pub use handle::{Observer, Usage, UsageBuilder};
-pub use layer::{Counted, UsageLayer};
+pub use layer::UsageLayer;
 pub use record::{Arrival, End, Record, RecordId};
 pub use sink::{Buffer, ChannelSink, JsonLinesSink, Sink, SinkError, SinkStatus, TracingSink};
 pub use slot::UsageSlot;
