@@ -225,6 +225,44 @@ impl<P: PoliciesFor<B>, B> PoliciesFor<B> for Option<P> {
     }
 }
 
+/// Lets every request pass.
+impl Policies for () {
+    type Visits = ();
+
+    const ORDER: Order = Order::EMPTY;
+
+    fn install(&self) {}
+
+    fn enter(
+        &self,
+        (): &mut (),
+        _: &mut Call<'_>,
+        _: Option<&mut Context<'_>>,
+    ) -> Poll<Result<(), Rejection>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn renderer(&self, (): &(), _: &mut Rejection) -> Option<&Voice> {
+        None
+    }
+
+    fn fallback_renderer(&self) -> Option<&Voice> {
+        None
+    }
+
+    fn carry<B: 'static>(&self, (): &(), body: B) -> B {
+        body
+    }
+
+    fn time_goes_on(&self, (): &()) {}
+
+    fn failed(&self, (): &mut ()) {}
+}
+
+impl<B> PoliciesFor<B> for () {
+    fn leave(&self, (): &mut (), _: &Known, _: &mut Response<Body<B>>) {}
+}
+
 /// The first argument lists the tuple from the outside in, the second from the inside out.
 macro_rules! tuple {
     ($($name:ident $at:tt),+; $($inner:tt),+) => {

@@ -15,9 +15,10 @@ use tollgate::keys::NewKey;
 use tollgate::rejection::Reason;
 use tollgate::usage::{End, Usage};
 use tollgate::{AuthLayer, Identity, UsageLayer};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::audit::{ask, from, hello, keys, trail, usage};
+use super::audit::{ask, from, hello, keys, trail, usage};
+use super::ServiceBuilder;
 use crate::support::{NOW, clock};
 
 /// A response without an end.

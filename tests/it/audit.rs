@@ -17,8 +17,9 @@ use tollgate::rejection::{Cause, Reason};
 use tollgate::testing::TestIssuer;
 use tollgate::usage::{ChannelSink, JsonLinesSink, Usage};
 use tollgate::{ApiKeys, AuthLayer, Jwt, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
+use super::ServiceBuilder;
 use crate::support::{NOW, clock, peppers};
 
 /// A trail, and the events that it is told.

@@ -11,10 +11,11 @@ use tollgate::keys::{KeyEventKind, NewKey, Rotation};
 use tollgate::network::Transport;
 use tollgate::usage::{ChannelSink, TracingSink, Usage};
 use tollgate::{AuthLayer, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{ServiceExt, service_fn};
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::audit::{ask, from, hello, keys, told, trail, usage};
+use super::audit::{ask, from, hello, keys, told, trail, usage};
+use super::ServiceBuilder;
 use crate::support::{Events, NOW, clock, with};
 
 #[tokio::test]

@@ -14,9 +14,10 @@ use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::rejection::Cause;
 use tollgate::scope::ScopeSet;
 use tollgate::{AuthLayer, Identity, RequireLayer, role, scope};
-use tower::{Layer, ServiceBuilder};
+use tower::Layer;
 
-use crate::claims::World;
+use super::claims::World;
+use super::ServiceBuilder;
 use crate::support::{Answer, get, issue, keys_over, send, vectors, who, with};
 
 async fn ask(layer: &RequireLayer, identity: Identity) -> Answer {

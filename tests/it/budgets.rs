@@ -21,8 +21,9 @@ use tollgate::limit::{
 use tollgate::pending::Pending;
 use tollgate::rejection::Cause;
 use tollgate::{AuthLayer, Identity};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 
+use super::ServiceBuilder;
 use crate::support::{clock, get, send, who, with};
 
 fn identity(subject: &str) -> Identity {

@@ -10,8 +10,9 @@ use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::rejection::Cause;
 use tollgate::testing::{TestIssuer, TokenBuilder};
 use tollgate::{AuthLayer, Identity, Jwt, RequireLayer, role, scope};
-use tower::{Layer, ServiceBuilder};
+use tower::Layer;
 
+use super::ServiceBuilder;
 use crate::support::{Answer, clock, identities, issue, keys_over, send, who, with};
 
 pub(crate) const ISSUER: &str = "https://id.example.com/";

@@ -11,8 +11,9 @@ use tollgate::limit::{ConcurrencyLayer, KeyBy, Quota, RateLimitLayer};
 use tollgate::network::ClientIp;
 use tollgate::usage::Usage;
 use tollgate::{AuthLayer, UsageLayer};
-use tower::{Layer, Service, ServiceBuilder};
+use tower::{Layer, Service};
 
+use super::ServiceBuilder;
 use crate::support::{Events, clock, issue, keys_over, send, who, with};
 
 fn from(peer: &str, fields: &[(&str, &str)]) -> Request<()> {

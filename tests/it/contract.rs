@@ -25,9 +25,10 @@ use tollgate::rejection::Cause;
 use tollgate::respond::Restyled;
 use tollgate::{ApiKeys, AuthLayer, Identity, Rejection, RequireLayer, role};
 use tower::limit::ConcurrencyLimitLayer;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{Script, Scripted, get, issue, keys_over, send, who, with};
+use super::ServiceBuilder;
+use crate::support::{Foreign, Script, Scripted, get, issue, keys_over, send, who, with};
 
 async fn keys_of(script: Script) -> (ApiKeys<Scripted>, String) {
     let keys = keys_over(Scripted::new(script));
@@ -90,7 +91,7 @@ async fn a_stack_over_a_single_permit_works_whether_it_accepts_or_refuses() {
         let mut service = ServiceBuilder::new()
             .layer(AuthLayer::new(keys))
             .layer(RequireLayer::new(!role("banned")))
-            .layer(ConcurrencyLimitLayer::new(1))
+            .foreign(ConcurrencyLimitLayer::new(1))
             .service(who());
         for _ in 0..3 {
             for (request, status) in [
@@ -133,7 +134,7 @@ async fn dropping_the_future_at_any_await_frees_everything() {
     let stack = ServiceBuilder::new()
         .layer(AuthLayer::new(keys))
         .layer(RequireLayer::new(authenticated()).policy(policy))
-        .layer(limit)
+        .foreign(limit)
         .service(inner);
     let mut polls = 0;
     loop {
@@ -239,7 +240,7 @@ async fn a_panic_in_the_call_or_in_a_body_leaves_the_gates_as_they_were() {
             .layer(AuthFailureLimitLayer::failures_per_minute(1))
             .layer(AuthLayer::new(keys))
             .layer(RequireLayer::new(authenticated()))
-            .layer(limit)
+            .foreign(limit)
             .service(service_fn(move |_: Request<()>| {
                 assert!(!switch.load(Ordering::SeqCst), "a call that panics");
                 ready(Ok::<_, Infallible>(Response::new(Bad)))
@@ -354,7 +355,7 @@ async fn what_a_user_brings_along_may_panic_and_spoils_that_request_only() {
                     }),
             )
             .layer(RequireLayer::new(authenticated()).policy(policy))
-            .layer(limit)
+            .foreign(limit)
             .service(who());
         let ask = async |key: Option<&str>| {
             let mut request = key.map_or_else(get, |key| with("x-api-key", key));
@@ -387,7 +388,8 @@ async fn a_requirement_outside_of_the_door_is_an_error_and_never_a_pass() {
     for optional in [false, true] {
         let door = AuthLayer::new(keys.clone());
         let door = if optional { door.optional() } else { door };
-        let stack = ServiceBuilder::new()
+        // As a `Tollgate`, it does not build.
+        let stack = tower::ServiceBuilder::new()
             .layer(RequireLayer::new(authenticated()))
             .layer(door)
             .service(who());

@@ -9,8 +9,9 @@ use tollgate::clock::ManualClock;
 use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::network::ClientIp;
 use tollgate::{ApiKeys, AuthLayer, RequireLayer, scope};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceExt};
 
+use super::ServiceBuilder;
 use crate::support::{NOW, Script, Scripted, clock, get, issue, keys_over, send, who, with};
 
 fn from(peer: &str, key: &str) -> Request<()> {

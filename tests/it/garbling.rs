@@ -17,7 +17,7 @@ use tollgate::network::ClientIp;
 use tollgate::{ApiKeys, AuthLayer, role, scope};
 use tower::Layer;
 
-use crate::claims::World;
+use crate::nested::claims::World;
 use crate::support::{clock, issue, keys_over, send, who};
 
 const NOW: u64 = 1_800_000_000;

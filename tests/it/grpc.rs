@@ -10,8 +10,9 @@ use tollgate::rejection::{Cause, Reason};
 use tollgate::{AuthLayer, Rejection, RequireLayer};
 use tonic::Code;
 use tonic_types::StatusExt;
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceExt;
 
+use super::ServiceBuilder;
 use crate::support::{Answer, Script, Scripted, clock, issue, keys_over, send, who};
 
 fn call(content_type: &str) -> http::request::Builder {

@@ -10,9 +10,9 @@ use tollgate::credential::Credential;
 use tollgate::limit::{ConcurrencyLayer, Fields, KeyBy, LimitKey, Quota, Quotas, RateLimitLayer};
 use tollgate::pending::Pending;
 use tollgate::{AuthLayer, Identity};
-use tower::util::MapResponseLayer;
-use tower::{Layer, Service, ServiceBuilder, service_fn};
+use tower::{Layer, Service, service_fn};
 
+use super::ServiceBuilder;
 use crate::support::{Answer, clock, get, send, who, with};
 
 fn ann() -> Identity {
@@ -52,18 +52,17 @@ fn told(headers: &HeaderMap) -> Vec<String> {
     all
 }
 
-async fn last<S>(service: &S, requests: usize) -> Answer
+async fn last<S, B>(service: &S, requests: usize) -> Answer
 where
-    S: Service<Request<()>, Response = Response<B2>> + Clone,
+    S: Service<Request<()>, Response = Response<B>> + Clone,
     S::Error: std::fmt::Debug,
+    B: http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug>,
 {
     for _ in 1..requests {
         send(service, request()).await;
     }
     send(service, request()).await
 }
-
-type B2 = tollgate::body::Body<tollgate::body::Body<http_body_util::Full<bytes::Bytes>>>;
 
 const STYLES: [Fields; 4] = [
     Fields::Draft10,
@@ -324,12 +323,12 @@ async fn a_refusal_whose_status_was_changed_keeps_its_headers() {
     let clock = clock();
     let service = ServiceBuilder::new()
         .layer(by_network(Fields::LegacyDelta, &clock))
-        .layer(MapResponseLayer::new(|mut response: Response<_>| {
+        .map_response(|mut response: Response<_>| {
             if response.status() == StatusCode::TOO_MANY_REQUESTS {
                 *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             }
             response
-        }))
+        })
         .layer(by_caller(Fields::LegacyDelta, &clock))
         .service(who());
     let answer = last(&service, 3).await;

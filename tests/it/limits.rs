@@ -17,8 +17,9 @@ use tollgate::limit::{
 };
 use tollgate::rejection::Cause;
 use tollgate::{AuthLayer, Identity, RequireLayer, scope};
-use tower::{Layer, Service, ServiceBuilder, service_fn};
+use tower::{Layer, Service, service_fn};
 
+use super::ServiceBuilder;
 use crate::support::{Answer, Events, clock, get, issue, keys_over, send, who, with};
 
 fn ann() -> Identity {

@@ -1,25 +1,19 @@
 //! What the crate promises, checked from outside: one binary, a module a subject.
 
-mod activity;
-mod audit;
-mod audit_kinds;
-mod authorization;
-mod budgets;
+#![allow(
+    clippy::duplicate_mod,
+    reason = "the tests of stacks run with each form of a stack"
+)]
+
 mod cache;
 mod carriers;
-mod claims;
-mod client_ip;
 mod conformance;
-mod contract;
 mod cross_site;
 mod drain;
 mod examples;
-mod failure_limit;
 mod garbling;
 #[cfg(feature = "tonic")]
 mod greeter;
-#[cfg(feature = "tonic")]
-mod grpc;
 mod headers;
 mod issuer_config;
 mod jwt_attacks;
@@ -33,31 +27,19 @@ mod keys;
 mod lapse;
 mod leaks;
 mod lifecycle;
-mod limit_headers;
-mod limits;
 #[cfg(feature = "jwks")]
 mod mcp;
-#[cfg(all(feature = "metrics", feature = "opentelemetry"))]
-mod metrics;
-#[cfg(all(feature = "metrics", feature = "opentelemetry"))]
-mod metrics_otel;
 mod on_axum;
 mod paper;
 mod printed;
 mod query;
 #[cfg(feature = "redis")]
 mod redis;
-mod refusals;
-mod regressions;
-mod rejection_log;
 mod remote_keys;
 mod resource;
 mod restrictions;
 mod rotation;
-mod rules;
 mod schemes;
-#[cfg(feature = "tonic")]
-mod servers;
 mod shared_limiters;
 mod structured;
 mod support;
@@ -66,13 +48,79 @@ mod tidy;
 mod tls;
 mod tokens;
 mod tools;
-mod transport;
-mod usage;
 mod usage_files;
-#[cfg(feature = "tonic")]
-mod usage_of_calls;
 mod usage_queues;
-mod usage_refusals;
 mod usage_sinks;
-mod usage_sums;
 mod usage_totals;
+
+/// The tests of stacks, with each form of a stack.
+macro_rules! forms {
+    ($($(#[$doc:meta])* $form:ident: $builder:path,)+) => {$(
+        $(#[$doc])*
+        #[path = "."]
+        mod $form {
+            use $builder as ServiceBuilder;
+
+            #[path = "activity.rs"]
+            pub(crate) mod activity;
+            #[path = "audit.rs"]
+            pub(crate) mod audit;
+            #[path = "audit_kinds.rs"]
+            pub(crate) mod audit_kinds;
+            #[path = "authorization.rs"]
+            pub(crate) mod authorization;
+            #[path = "budgets.rs"]
+            pub(crate) mod budgets;
+            #[path = "claims.rs"]
+            pub(crate) mod claims;
+            #[path = "client_ip.rs"]
+            pub(crate) mod client_ip;
+            #[path = "contract.rs"]
+            pub(crate) mod contract;
+            #[path = "failure_limit.rs"]
+            pub(crate) mod failure_limit;
+            #[cfg(feature = "tonic")]
+            #[path = "grpc.rs"]
+            pub(crate) mod grpc;
+            #[path = "limit_headers.rs"]
+            pub(crate) mod limit_headers;
+            #[path = "limits.rs"]
+            pub(crate) mod limits;
+            #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
+            #[path = "metrics.rs"]
+            pub(crate) mod metrics;
+            #[cfg(all(feature = "metrics", feature = "opentelemetry"))]
+            #[path = "metrics_otel.rs"]
+            pub(crate) mod metrics_otel;
+            #[path = "refusals.rs"]
+            pub(crate) mod refusals;
+            #[path = "regressions.rs"]
+            pub(crate) mod regressions;
+            #[path = "rejection_log.rs"]
+            pub(crate) mod rejection_log;
+            #[path = "rules.rs"]
+            pub(crate) mod rules;
+            #[cfg(feature = "tonic")]
+            #[path = "servers.rs"]
+            pub(crate) mod servers;
+            #[path = "transport.rs"]
+            pub(crate) mod transport;
+            #[path = "usage.rs"]
+            pub(crate) mod usage;
+            #[cfg(feature = "tonic")]
+            #[path = "usage_of_calls.rs"]
+            pub(crate) mod usage_of_calls;
+            #[path = "usage_refusals.rs"]
+            pub(crate) mod usage_refusals;
+            #[path = "usage_sums.rs"]
+            pub(crate) mod usage_sums;
+        }
+    )+};
+}
+
+forms! {
+    /// Layers that are nested in a `tower::ServiceBuilder`.
+    nested: tower::ServiceBuilder,
+    /// The same layers in a `Tollgate`.
+    stacked: crate::support::StackBuilder,
+}

@@ -13,8 +13,9 @@ use tollgate::limit::MemoryLimiter;
 use tollgate::usage::metrics::{Metrics, SIZE_BUCKETS, TIME_BUCKETS};
 use tollgate::usage::{ChannelSink, Usage};
 use tollgate::{ApiKeys, AuthLayer, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceExt;
 
+use super::ServiceBuilder;
 use crate::support::{Script, Scripted, clock, issue, peppers};
 
 /// One line of a page: labels and value.

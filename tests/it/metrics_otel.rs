@@ -19,9 +19,10 @@ use tollgate::network::Transport;
 use tollgate::usage::Usage;
 use tollgate::usage::metrics::{Metrics, SIZE_BUCKETS, STORE_TIME_BUCKETS, TIME_BUCKETS};
 use tollgate::{ApiKeys, AuthLayer, Identity, UsageLayer};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 
-use crate::metrics::{Line, api, traffic, value};
+use super::metrics::{Line, api, traffic, value};
+use super::ServiceBuilder;
 use crate::support::{Script, Scripted, issue, peppers};
 
 fn ann() -> Identity {
@@ -258,7 +259,7 @@ async fn a_store_that_fails_or_is_given_up_says_so() {
 #[tokio::test]
 async fn calls_of_grpc_are_measured_as_such_to_their_trailers() {
     use crate::greeter::{COUNT, HELLO, call};
-    use crate::usage_of_calls::{records, server_with};
+    use super::usage_of_calls::{records, server_with};
 
     let (metrics, meter) = Meter::new();
     let (channel, key, seen) = server_with(Usage::builder().observer(metrics)).await;

@@ -227,7 +227,7 @@ async fn every_public_type_is_listed_and_prints_no_secret() {
 
     let door = AuthLayer::new(keys.clone().or(jwt.clone()));
     let builder = Usage::builder().audit(audit.clone());
-    let (usage, recorded) = crate::usage::watched(builder);
+    let (usage, recorded) = crate::nested::usage::watched(builder);
     let mut service = UsageLayer::new(usage.clone()).layer(door.layer(who()));
     let bearer = || with("authorization", format!("Bearer {token}"));
     let call = service.ready().await.unwrap().call(with("x-api-key", &key));

@@ -6,9 +6,10 @@ use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::rejection::{Cause, GrpcCode, Reason};
 use tollgate::respond::{EXPOSED_HEADERS, Restyled};
 use tollgate::{AuthLayer, Rejection, RequireLayer, role, scope};
-use tower::{Layer, ServiceBuilder};
+use tower::Layer;
 
-use crate::support::{get, issue, keys_over, send, who, with};
+use super::ServiceBuilder;
+use crate::support::{Foreign, get, issue, keys_over, send, who, with};
 
 #[tokio::test]
 async fn a_refusal_is_a_problem_document_that_nobody_stores() {
@@ -379,7 +380,7 @@ async fn what_layers_between_gate_and_door_have_added_stays() {
     });
     let stack = ServiceBuilder::new()
         .layer(AuthLayer::new(keys))
-        .layer(between)
+        .foreign(between)
         .layer(RequireLayer::new(role("admin")));
     let answer = send(&stack.service(who()), with("x-api-key", &key)).await;
     assert_eq!(answer.header("x-between"), Some("1"));

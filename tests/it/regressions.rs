@@ -19,9 +19,10 @@ use tollgate::rejection::{Cause, Reason};
 use tollgate::respond::Restyled;
 use tollgate::scope::ScopeSet;
 use tollgate::{ApiKeys, AuthLayer, Identity, Rejection, RequireLayer, role, scope};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{
+use super::ServiceBuilder;
+use crate::support::{Foreign, 
     Answer, NOW, Script, Scripted, clock, get, issue, keys_over, peppers, send, who, with,
 };
 
@@ -504,7 +505,7 @@ async fn a_layer_between_that_answers_otherwise_has_its_way() {
     });
     let stack = ServiceBuilder::new()
         .layer(AuthLayer::new(keys))
-        .layer(hide)
+        .foreign(hide)
         .layer(RequireLayer::new(scope("a")));
     let answer = send(&stack.service(who()), with("x-api-key", key)).await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);

@@ -8,8 +8,9 @@ use http::Request;
 use tollgate::keys::{MemoryKeys, NewKey};
 use tollgate::testing::TestIssuer;
 use tollgate::{AuthLayer, Identity, Jwt, Quota, RateLimitLayer, RequireLayer, scope};
-use tower::{Layer, ServiceBuilder};
+use tower::Layer;
 
+use super::ServiceBuilder;
 use crate::support::{Events, clock, keys_over, send, who};
 
 fn request(path: &str, credential: Option<&str>) -> Request<axum::body::Body> {
@@ -214,12 +215,10 @@ async fn process_without_a_subscriber() {
 
 #[test]
 fn missing_layer_is_printed_without_a_subscriber() {
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let child = format!("{module}::process_without_a_subscriber");
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "rejection_log::process_without_a_subscriber",
-            "--nocapture",
-        ])
+        .args(["--exact", &child, "--nocapture"])
         .env(CHILD, "1")
         .output()
         .unwrap();

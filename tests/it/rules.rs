@@ -6,8 +6,8 @@ use tollgate::authorize::{Hierarchy, Policy, Rules, authenticated, role, scope};
 use tollgate::keys::NewKey;
 use tollgate::testing::assert_covered;
 use tollgate::{AuthLayer, Identity, RequireLayer};
-use tower::ServiceBuilder;
 
+use super::ServiceBuilder;
 use crate::support::{Answer, clock, issue, keys_over, send, who};
 
 fn rules() -> Rules {

@@ -21,9 +21,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
-use tower::{ServiceBuilder, service_fn};
+use tower::service_fn;
 
 use crate::greeter::{COUNT, Greeter, HELLO, call};
+use super::ServiceBuilder;
 use crate::support::{Answer, Script, Scripted, clock, issue, keys_over};
 
 fn rules() -> Rules {

@@ -14,8 +14,10 @@ use tollgate::clock::{ManualClock, Timestamp};
 use tollgate::keys::{
     Cached, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers, StoreError,
 };
-use tollgate::{ApiKeys, Identity, Rejection};
-use tower::{Service, ServiceExt};
+use tollgate::{ApiKeys, Gate, Identity, Policies, Rejection, Tollgate};
+use tower::layer::util::Stack;
+use tower::util::{MapRequestLayer, MapResponseLayer, ServiceFn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tracing::Dispatch;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
@@ -401,5 +403,100 @@ impl Events {
             .filter(|event| event.starts_with(level))
             .cloned()
             .collect()
+    }
+}
+
+/// Builds a [`Tollgate`] as a `tower::ServiceBuilder` builds nested layers.
+#[derive(Clone, Debug)]
+pub(crate) struct StackBuilder<O, P> {
+    outer: O,
+    policies: P,
+}
+
+impl StackBuilder<(), ()> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            outer: (),
+            policies: (),
+        }
+    }
+}
+
+impl<O, P> StackBuilder<O, P> {
+    /// Adds a layer of this crate.
+    pub(crate) fn layer<L>(self, layer: L) -> StackBuilder<O, (P, L)> {
+        StackBuilder {
+            outer: self.outer,
+            policies: (self.policies, layer),
+        }
+    }
+
+    pub(crate) fn map_request<F>(self, map: F) -> <Self as Foreign<MapRequestLayer<F>>>::With
+    where
+        P: Policies,
+    {
+        self.foreign(MapRequestLayer::new(map))
+    }
+
+    pub(crate) fn map_response<F>(self, map: F) -> <Self as Foreign<MapResponseLayer<F>>>::With
+    where
+        P: Policies,
+    {
+        self.foreign(MapResponseLayer::new(map))
+    }
+
+    pub(crate) fn into_inner(self) -> Self {
+        self
+    }
+
+    pub(crate) fn service_fn<F>(self, inner: F) -> O::Service
+    where
+        O: Layer<Gate<ServiceFn<F>, P>>,
+        P: Policies,
+    {
+        self.service(tower::service_fn(inner))
+    }
+
+    pub(crate) fn service<S>(self, inner: S) -> O::Service
+    where
+        O: Layer<Gate<S, P>>,
+        P: Policies,
+    {
+        self.outer.layer(Tollgate::new(self.policies).layer(inner))
+    }
+}
+
+impl<O: Layer<Gate<S, P>>, P: Policies + Clone, S> Layer<S> for StackBuilder<O, P> {
+    type Service = O::Service;
+
+    fn layer(&self, inner: S) -> O::Service {
+        self.outer
+            .layer(Tollgate::new(self.policies.clone()).layer(inner))
+    }
+}
+
+/// Adds a layer of another crate to a stack of either form.
+pub(crate) trait Foreign<L> {
+    type With;
+
+    fn foreign(self, layer: L) -> Self::With;
+}
+
+impl<O, P: Policies, L> Foreign<L> for StackBuilder<O, P> {
+    type With = StackBuilder<((O, Tollgate<P>), L), ()>;
+
+    fn foreign(self, layer: L) -> Self::With {
+        StackBuilder {
+            outer: ((self.outer, Tollgate::new(self.policies)), layer),
+            policies: (),
+        }
+    }
+}
+
+impl<O, L> Foreign<L> for ServiceBuilder<O> {
+    type With = ServiceBuilder<Stack<L, O>>;
+
+    fn foreign(self, layer: L) -> Self::With {
+        self.layer(layer)
     }
 }

@@ -7,8 +7,9 @@ use tollgate::auth::HttpsOnlyLayer;
 use tollgate::keys::{EndCause, KeyState, MemoryKeys, NewKey};
 use tollgate::network::{ClientIp, Transport};
 use tollgate::{ApiKeys, AuthLayer};
-use tower::{Layer, ServiceBuilder};
+use tower::Layer;
 
+use super::ServiceBuilder;
 use crate::support::{NOW, clock, get, issue, keys_over, send, who, with};
 
 fn with_peer(mut request: Request<()>, peer: &str) -> Request<()> {

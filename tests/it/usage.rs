@@ -19,8 +19,9 @@ use tollgate::keys::NewKey;
 use tollgate::rejection::Reason;
 use tollgate::usage::{Arrival, End, Observer, Record, Usage, UsageBuilder, UsageSlot};
 use tollgate::{AuthLayer, Identity, RequireLayer, UsageLayer, scope};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
+use super::ServiceBuilder;
 use crate::support::{Script, Scripted, clock, get, issue, keys_over, send, who};
 
 /// All records, in order.

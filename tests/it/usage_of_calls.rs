@@ -15,11 +15,12 @@ use tollgate::{AuthLayer, Identity, Rejection, UsageLayer};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tower::util::MapResponse;
-use tower::{Layer, ServiceBuilder, service_fn};
+use tower::{Layer, service_fn};
 
 use crate::greeter::{COUNT, Greeter, HELLO, call};
+use super::ServiceBuilder;
 use crate::support::{Script, Scripted, clock, issue, keys_over, send};
-use crate::usage::{Seen, watched};
+use super::usage::{Seen, watched};
 
 async fn server() -> (Channel, String, Seen) {
     server_with(Usage::builder()).await

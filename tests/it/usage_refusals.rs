@@ -10,11 +10,12 @@ use tollgate::rejection::Reason;
 use tollgate::testing::TestIssuer;
 use tollgate::usage::{End, Usage};
 use tollgate::{AuthLayer, UsageLayer};
-use tower::{Layer, ServiceBuilder};
+use tower::Layer;
 
 use crate::keys::wrong_secret;
+use super::ServiceBuilder;
 use crate::support::{Answer, NOW, Script, Scripted, clock, keys_over, send, who};
-use crate::usage::watched;
+use super::usage::watched;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

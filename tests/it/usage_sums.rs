@@ -13,9 +13,10 @@ use tollgate::audit::{Audit, Event};
 use tollgate::keys::NewKey;
 use tollgate::usage::{Buffer, ChannelSink, Record, Usage};
 use tollgate::{AuthLayer, Identity, UsageLayer};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, ServiceExt, service_fn};
 
-use crate::audit::{hello, keys};
+use super::audit::{hello, keys};
+use super::ServiceBuilder;
 use crate::support::clock;
 use crate::usage_sinks::{Acting, SECOND, Stall, Take, check};
 

@@ -10,8 +10,8 @@ use tollgate::usage::{Caller, Usage};
 use tollgate::{Identity, UsageLayer};
 use tower::{Layer, ServiceExt, service_fn};
 
+use crate::nested::usage::poll_body;
 use crate::support::{get, send, who};
-use crate::usage::poll_body;
 
 fn caller(name: &str) -> Request<()> {
     let mut request = get();

@@ -19,8 +19,8 @@ use tower::{ServiceBuilder, ServiceExt};
 
 use super::script::{counted, reject};
 use super::{post as post_script, three_frames};
+use crate::nested::usage::watched;
 use crate::support::keys_over;
-use crate::usage::watched;
 
 /// `POST /` reads the upload; nobody gets there without a key.
 pub(super) fn router() -> Router {
