@@ -24,10 +24,13 @@ use tollgate::limit::{Fields, KeyBy, LimitKey, Limiter, MemoryLimiter, Quota, Qu
 use tollgate::pending::Pending;
 use tollgate::testing::TestIssuer;
 use tollgate::audit::Audit;
+use tollgate::auth::Authenticate;
 use tollgate::usage::Usage;
 use tollgate::usage::metrics::{Metrics, TIME_BUCKETS};
-use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, UsageLayer, scope};
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use tollgate::{
+    ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, Tollgate, UsageLayer, scope,
+};
+use tower::{Layer, ServiceExt};
 
 use crate::bench::Suite;
 use crate::drive::{self, Inner, Template};
@@ -67,6 +70,19 @@ pub fn servers(all: &[Fixture]) -> Vec<(String, Sends, Router)> {
         ("tollgate API key: whole stack".into(), Sends::Key(keys.good), router),
         ("tollgate ES256: whole stack, token seen before".into(), Sends::Es256, tokens),
     ]
+}
+
+/// The layers of a whole stack. A tuple of layers is itself a layer: `whole(..)` alone is the nested
+/// form, `Tollgate::new(whole(..))` the stack.
+type Whole<A> = (UsageLayer, AuthLayer<A>, RequireLayer, RateLimitLayer);
+
+fn whole<A: Authenticate>(auth: AuthLayer<A>, quota: Quota) -> Whole<A> {
+    let usage = UsageLayer::new(Usage::new());
+    (usage, auth, RequireLayer::new(scope("read:items")), RateLimitLayer::new(quota))
+}
+
+fn nested<A: Authenticate>(auth: AuthLayer<A>, quota: Quota) -> Whole<A> {
+    whole(auth, quota)
 }
 
 /// As many keys as the peers hold, and one of each kind.
@@ -121,13 +137,11 @@ impl Keys {
     }
 
     fn protect(&self, router: Router) -> Router {
-        router.layer(
-            ServiceBuilder::new()
-                .layer(UsageLayer::new(Usage::new()))
-                .layer(AuthLayer::new(self.keys.clone()))
-                .layer(RequireLayer::new(scope("read:items")))
-                .layer(RateLimitLayer::new(generous())),
-        )
+        router.layer(Tollgate::new(whole(AuthLayer::new(self.keys.clone()), generous())))
+    }
+
+    fn protect_nested(&self, router: Router) -> Router {
+        router.layer(nested(AuthLayer::new(self.keys.clone()), generous()))
     }
 }
 
@@ -159,31 +173,33 @@ fn stacks(suite: &mut Suite) {
     ] {
         suite.case(name, bare, drive::tower(router.clone(), Template::key(key), status));
     }
-    let on_the_bare_service = |quota| {
-        ServiceBuilder::new()
-            .layer(UsageLayer::new(Usage::new()))
-            .layer(AuthLayer::new(keys.keys.clone()))
-            .layer(RequireLayer::new(scope("read:items")))
-            .layer(RateLimitLayer::new(quota))
-            .service(Inner::<Body>::new())
-    };
+    let nested_router = keys.protect_nested(e_stack::bare());
+    for (name, key, status) in [
+        ("tollgate API key: whole stack, nested, on the Router", &keys.good, 200),
+        ("tollgate API key: unknown key, 401, nested, on the Router", &keys.unknown, 401),
+    ] {
+        suite.case(name, bare, drive::tower(nested_router.clone(), Template::key(key), status));
+    }
+    let auth = || AuthLayer::new(keys.keys.clone());
     let good = Template::key(&keys.good);
     for (what, quota, status) in [("", generous(), 200), (", over the limit, 429", tight(), 429)] {
-        let service = on_the_bare_service(quota.clone());
+        let service = Tollgate::new(whole(auth(), quota.clone())).layer(Inner::<Body>::new());
+        drive::status_of(&service, &good);
+        let on = "on the bare service";
+        suite.case(
+            &format!("tollgate API key: whole stack{what}, {on}"),
+            Some("bare service (API-key request)"),
+            drive::tower(service, good.clone(), status),
+        );
+        let service = nested(auth(), quota).layer(Inner::<Body>::new());
         drive::status_of(&service, &good);
         suite.case(
-            &format!("tollgate API key: whole stack{what}, on the bare service"),
+            &format!("tollgate API key: whole stack{what}, nested, {on}"),
             Some("bare service (API-key request)"),
             drive::tower(service, good.clone(), status),
         );
     }
-    let router = e_stack::bare().layer(
-        ServiceBuilder::new()
-            .layer(UsageLayer::new(Usage::new()))
-            .layer(AuthLayer::new(keys.keys.clone()))
-            .layer(RequireLayer::new(scope("read:items")))
-            .layer(RateLimitLayer::new(tight())),
-    );
+    let router = e_stack::bare().layer(Tollgate::new(whole(auth(), tight())));
     drive::status_of(&router, &good);
     let name = "tollgate API key: whole stack, over the limit, 429, on the Router";
     suite.case(name, bare, drive::tower(router, good.clone(), 429));
@@ -306,21 +322,14 @@ fn parsed(authority: &TestIssuer, alg: &str) -> Option<ParsedPublicKey> {
 }
 
 fn protect_by_tokens(fixture: &Fixture) -> Router {
-    e_stack::bare().layer(
-        ServiceBuilder::new()
-            .layer(UsageLayer::new(Usage::new()))
-            .layer(AuthLayer::new(jwt(fixture)))
-            .layer(RequireLayer::new(scope("read:items")))
-            .layer(RateLimitLayer::new(generous())),
-    )
+    e_stack::bare().layer(Tollgate::new(whole(AuthLayer::new(jwt(fixture)), generous())))
 }
 
 fn token_stacks(suite: &mut Suite, all: &[Fixture]) {
-    let known = e_stack::bare().layer(
-        ServiceBuilder::new()
-            .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
-            .layer(RequireLayer::new(scope("read:items"))),
-    );
+    let known = e_stack::bare().layer(Tollgate::new((
+        AuthLayer::new(jwt(fixtures::of(all, "ES256"))),
+        RequireLayer::new(scope("read:items")),
+    )));
     suite.case(
         "tollgate ES256: auth and scope, token seen before, on the Router",
         Some("bare Router (ES256 request)"),
@@ -342,12 +351,14 @@ fn token_stacks(suite: &mut Suite, all: &[Fixture]) {
         drive::tower_polled(router.clone(), token.clone()),
         drive::tower_polled(router, token.clone()),
     );
-    let inner = ServiceBuilder::new()
-        .layer(UsageLayer::new(Usage::new()))
-        .layer(AuthLayer::new(jwt(fixtures::of(all, "ES256"))))
-        .layer(RequireLayer::new(scope("read:items")))
-        .layer(RateLimitLayer::new(generous()))
-        .service(Inner::<Body>::new());
+    let auth = || AuthLayer::new(jwt(fixtures::of(all, "ES256")));
+    let router = e_stack::bare().layer(nested(auth(), generous()));
+    suite.case(
+        "tollgate ES256: whole stack, nested, token seen before, on the Router",
+        Some("bare Router (ES256 request)"),
+        drive::tower(router, token.clone(), 200),
+    );
+    let inner = Tollgate::new(whole(auth(), generous())).layer(Inner::<Body>::new());
     suite.case(
         "tollgate ES256: whole stack, token seen before, on the bare service",
         Some("bare service (ES256 request)"),

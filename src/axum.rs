@@ -90,9 +90,11 @@ impl<S: Sync, C: DeserializeOwned> OptionalFromRequestParts<S> for Claims<C> {
 }
 
 impl IntoResponse for Rejection {
-    fn into_response(self) -> axum::response::Response {
+    fn into_response(mut self) -> axum::response::Response {
         rejection_log::log(&self, &Extensions::new());
-        let response: Response<_> = Voice::standard().answer(self);
+        let mut response: Response<_> = Voice::standard().answer(&mut self);
+        // For the layers outside, which render it in their style.
+        response.extensions_mut().insert(self);
         response.map(Body::<axum::body::Body>::full).into_response()
     }
 }

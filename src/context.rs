@@ -6,14 +6,22 @@ use http::{Extensions, Method};
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::identity::Identity;
-use crate::rejection::{Cause, Reason, Rejection};
+use crate::rejection::{Cause, ExposeRejection, Reason, Rejection};
 use crate::usage::UsageSlot;
 
 /// What the policies of one stack have found out about a request.
 #[derive(Debug, Default)]
-pub struct Known {
+pub(crate) struct Known {
     /// The time of day, if nothing has waited since it was read.
     now: Option<Timestamp>,
+    /// A layer of this crate outside of the stack needs to know of a rejection.
+    pub(crate) is_inside: bool,
+    /// The usage slot in the request is of this stack.
+    pub(crate) counts: bool,
+    /// The identity in the request is of this stack.
+    pub(crate) authenticates: bool,
+    /// The mark of a limit in the request is of this stack.
+    pub(crate) limits: bool,
 }
 
 impl Known {
@@ -21,6 +29,11 @@ impl Known {
     pub(crate) fn now(&mut self, extensions: &Extensions) -> Timestamp {
         let read = || now(extensions).unwrap_or_else(|| SystemClock.now());
         *self.now.get_or_insert_with(read)
+    }
+
+    /// Shares a time that was read just now.
+    pub(crate) fn share(&mut self, now: Option<Timestamp>) {
+        self.now = self.now.or(now);
     }
 
     /// Forgets the time, because something has waited.
@@ -108,6 +121,40 @@ pub(crate) fn note_rejection(extensions: &Extensions, rejection: &Rejection) {
     if let Some(slot) = extensions.get::<UsageSlot>() {
         slot.note_rejection(rejection);
     }
+}
+
+/// Marks a request that has passed a limit which writes headers, for the limits inside of it.
+#[derive(Clone, Copy, Debug)]
+struct PassedLimit;
+
+/// Marks a request that passes a limit which writes headers. Returns whether it was marked.
+pub(crate) fn pass_limit(extensions: &mut Extensions) -> bool {
+    if extensions.get::<PassedLimit>().is_some() {
+        return true;
+    }
+    match extensions.get_mut::<Identity>() {
+        // An extension less.
+        Some(identity) => std::mem::replace(&mut identity.passed_limit, true),
+        None => extensions.insert(PassedLimit).is_some(),
+    }
+}
+
+/// Keeps the mark of [`pass_limit`] when an identity is replaced or removed.
+pub(crate) fn keep_limit_mark(extensions: &mut Extensions, replaced: Option<&Identity>) {
+    if replaced.is_some_and(|identity| identity.passed_limit) {
+        extensions.insert(PassedLimit);
+    }
+}
+
+/// Returns whether something outside of the stack needs the rejection in the extensions of the
+/// response: a layer of this crate, or the application.
+pub(crate) fn needs_rejection(extensions: &Extensions, known: &Known) -> bool {
+    known.is_inside
+        || extensions.get::<ExposeRejection>().is_some()
+        || extensions.get::<UsageSlot>().is_some_and(|_| !known.counts)
+        || !known.authenticates
+            && (extensions.get::<Identity>().is_some() || is_anonymous(extensions))
+        || !known.limits && extensions.get::<PassedLimit>().is_some()
 }
 
 /// Whether somebody outside writes down what is refused.

@@ -44,6 +44,8 @@ pub struct Identity {
     pub(crate) emptied: Option<NonZeroU32>,
     /// When the request was judged.
     pub(crate) judged_at: Timestamp,
+    /// The request has passed a limit that writes headers.
+    pub(crate) passed_limit: bool,
 }
 
 struct Inner {
@@ -530,6 +532,7 @@ impl IdentityBuilder {
             scheme: None,
             emptied: None,
             judged_at: Timestamp::EPOCH,
+            passed_limit: false,
         }
     }
 }

@@ -1,16 +1,17 @@
 //! [`Voice`]: renders a [`Rejection`] as a response.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use equivalent::Equivalent;
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use serde::Serialize;
 
 use crate::body::Body;
@@ -20,21 +21,41 @@ use crate::rejection::{Reason, Rejection};
 use crate::respond::{Respond, Restyled};
 use crate::scope::ScopeSet;
 
-/// Answers for a door: what is configured about refusals, and what follows from it.
+/// Renders rejections: what is configured about them, and what is prepared from it.
 #[derive(Clone)]
 pub struct Voice {
     settings: Settings,
     /// By reason and scheme; made at first use.
     prepared: Vec<OnceLock<Prepared>>,
-    /// In the same places, by the text that sets them apart.
-    named: Arc<RwLock<Vec<Named>>>,
+    /// Those that depend on a text, too: made at first use, and read without a lock.
+    named: Arc<papaya::HashMap<Name, Prepared>>,
 }
 
-type Named = HashMap<Box<str>, Prepared>;
+/// The place of a prepared response, and the scopes or quotas in it.
+#[derive(Debug, Eq, PartialEq)]
+struct Name {
+    place: usize,
+    text: Box<str>,
+}
 
-/// How many sets of scopes, or of quotas, answers are kept for. They are written by the
-/// operator; only expressions with many facts make more of them.
-const MOST_NAMED: usize = 256;
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.place, &*self.text).hash(hasher);
+    }
+}
+
+#[derive(Hash)]
+struct NameRef<'a>(usize, &'a str);
+
+impl Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        self.0 == name.place && *self.1 == *name.text
+    }
+}
+
+/// The number of texts that responses are kept for. They are written by the operator; only
+/// expressions with many conditions make more of them.
+const MOST_NAMED: usize = 1_024;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -50,8 +71,20 @@ pub(crate) struct Settings {
 
 #[derive(Clone)]
 struct Prepared {
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
+}
+
+impl Prepared {
+    /// The headers of one rejection, with room for those of the rejection and of the layers that it
+    /// goes out through.
+    fn headers(&self, more: usize) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + more + 2);
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        headers
+    }
 }
 
 impl Default for Voice {
@@ -81,7 +114,7 @@ impl Voice {
         Self {
             settings,
             prepared: (0..places).map(|_| OnceLock::new()).collect(),
-            named: Arc::new(RwLock::new(vec![Named::new(); places])),
+            named: Arc::default(),
         }
     }
 
@@ -95,44 +128,32 @@ impl Voice {
         &self.settings.realm
     }
 
-    /// The whole answer.
-    pub(crate) fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+    /// Renders a rejection, whose headers are moved into the response.
+    pub(crate) fn answer(&self, rejection: &mut Rejection) -> Response<Bytes> {
         let (headers, body) = match rejection.dialect {
-            Dialect::Http => self.document(&rejection),
+            Dialect::Http => self.document(rejection),
             Dialect::Grpc(media_type) => {
                 let domain = &self.settings.realm;
                 let detail = self.detail(rejection.reason());
-                let headers = grpc::trailers_only(&rejection, media_type, &detail, domain);
+                let headers = grpc::trailers_only(rejection, media_type, &detail, domain);
                 (headers, Bytes::new())
             }
         };
         let mut response = Response::new(body);
         *response.status_mut() = rejection.wire_status();
         *response.headers_mut() = headers;
-        response.extensions_mut().insert(rejection);
         response
     }
 
-    fn document(&self, rejection: &Rejection) -> (HeaderMap, Bytes) {
-        let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
-        let Prepared {
-            mut headers,
-            mut body,
-        } = match rejection.only_text() {
-            Some(text) => self.prepared_for(rejection, scheme, text),
-            None => self.prepared(rejection.reason(), scheme).clone(),
-        };
-        if rejection.has_particulars() && rejection.only_text().is_none() {
-            headers.remove(WWW_AUTHENTICATE);
-            self.challenge(rejection, scheme, &mut headers);
-            body = self.problem(rejection);
-            headers.insert(CONTENT_LENGTH, body.len().into());
-        }
+    fn document(&self, rejection: &mut Rejection) -> (HeaderMap, Bytes) {
+        let fields = rejection.take_fields();
+        let more = fields.len() + usize::from(rejection.wait().is_some());
+        let (mut headers, mut body) = self.prepared_for(rejection, more);
         if let Some(wait) = rejection.wait() {
             headers.insert(RETRY_AFTER, whole_seconds_up(wait).into());
         }
-        for (name, value) in rejection.fields().into_iter().flatten() {
-            headers.append(name, value.clone());
+        for (name, value) in fields {
+            headers.append(name, value);
         }
         if let Some(restyled) = self.restyled(rejection) {
             body = restyled.body;
@@ -140,15 +161,6 @@ impl Voice {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
         (headers, body)
-    }
-
-    /// The whole answer of a door: no door outside of it has anything to add.
-    pub(crate) fn answer_at_door(&self, rejection: Rejection) -> Response<Bytes> {
-        let mut response = self.answer(rejection);
-        if let Some(rejection) = response.extensions_mut().get_mut::<Rejection>() {
-            rejection.said = true;
-        }
-        response
     }
 
     /// Says at the door what a gate inside of it has refused: with the door's realm and
@@ -172,9 +184,10 @@ impl Voice {
         }
         let mut rejection = rejection.clone().with_request_id(request_id);
         // They stand in the response, beside those of layers between.
-        rejection.clear_fields();
+        rejection.take_fields();
         rejection.scheme = scheme.or(rejection.scheme);
-        let (parts, body) = self.answer_at_door(rejection).into_parts();
+        rejection.said = true;
+        let (parts, body) = self.answer(&mut rejection).into_parts();
         // What a layer between has said of the body that is replaced here.
         for stale in [WWW_AUTHENTICATE, CONTENT_ENCODING] {
             response.headers_mut().remove(stale);
@@ -193,7 +206,7 @@ impl Voice {
                 (None, None) => {}
             }
         }
-        response.extensions_mut().extend(parts.extensions);
+        response.extensions_mut().insert(rejection);
         *response.body_mut() = if head {
             Body::empty()
         } else {
@@ -215,44 +228,56 @@ impl Voice {
         let slot = &self.prepared[place(reason, scheme)];
         slot.get_or_init(|| {
             let rejection = Rejection::new(reason, crate::rejection::Cause::Other);
-            let body = self.problem(&rejection);
-            let mut headers = HeaderMap::new();
-            headers.insert(
-                CONTENT_TYPE,
-                HeaderValue::from_static("application/problem+json"),
-            );
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            headers.insert(CONTENT_LENGTH, body.len().into());
-            self.challenge(&rejection, scheme, &mut headers);
-            Prepared { headers, body }
+            self.prepare(&rejection, scheme)
         })
     }
 
-    /// The answer about these scopes or quotas, out of those that were given before.
-    fn prepared_for(&self, rejection: &Rejection, scheme: Scheme, text: &str) -> Prepared {
+    fn prepare(&self, rejection: &Rejection, scheme: Scheme) -> Prepared {
+        let body = self.problem(rejection);
+        let mut headers = vec![
+            (
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/problem+json"),
+            ),
+            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            (CONTENT_LENGTH, body.len().into()),
+        ];
+        self.challenge(rejection, scheme, &mut headers);
+        Prepared { headers, body }
+    }
+
+    /// Returns the headers of a rejection, with room for `more`, and its problem document.
+    fn prepared_for(&self, rejection: &Rejection, more: usize) -> (HeaderMap, Bytes) {
+        let scheme = rejection.scheme.unwrap_or(Scheme::Bearer);
+        let of = |prepared: &Prepared| (prepared.headers(more), prepared.body.clone());
+        if !rejection.has_particulars() {
+            return of(self.prepared(rejection.reason(), scheme));
+        }
+        let Some(text) = rejection.only_text() else {
+            return of(&self.prepare(rejection, scheme));
+        };
         let place = place(rejection.reason(), scheme);
-        let known = self.named.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known[place].get(text) {
-            return known.clone();
+        let named = self.named.pin();
+        if let Some(known) = named.get(&NameRef(place, text)) {
+            return of(known);
         }
-        drop(known);
-        let mut prepared = self.prepared(rejection.reason(), scheme).clone();
-        prepared.headers.remove(WWW_AUTHENTICATE);
-        self.challenge(rejection, scheme, &mut prepared.headers);
-        prepared.body = self.problem(rejection);
-        prepared
-            .headers
-            .insert(CONTENT_LENGTH, prepared.body.len().into());
-        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        if named[place].len() < MOST_NAMED {
-            named[place].insert(text.into(), prepared.clone());
+        let prepared = self.prepare(rejection, scheme);
+        let rendered = of(&prepared);
+        if named.len() < MOST_NAMED {
+            let text = text.into();
+            named.insert(Name { place, text }, prepared);
         }
-        prepared
+        rendered
     }
 
     /// Adds the challenges of RFC 9110 §11.6.1 that this answer must have: the
     /// scheme that the client used first, with the error; the others plain.
-    fn challenge(&self, rejection: &Rejection, used: Scheme, headers: &mut HeaderMap) {
+    fn challenge(
+        &self,
+        rejection: &Rejection,
+        used: Scheme,
+        headers: &mut Vec<(HeaderName, HeaderValue)>,
+    ) {
         let settings = &self.settings;
         let reason = rejection.reason();
         let error = reason.challenge_error();
@@ -316,7 +341,7 @@ impl Voice {
             )
             .flatten()
         {
-            headers.append(WWW_AUTHENTICATE, line);
+            headers.push((WWW_AUTHENTICATE, line));
         }
     }
 
@@ -429,7 +454,7 @@ mod tests {
                 for scheme in Scheme::ALL {
                     let mut rejection = Rejection::new(*reason, Cause::Other);
                     rejection.scheme = Some(scheme);
-                    let answer = voice.answer(rejection);
+                    let answer = voice.answer(&mut rejection);
                     assert!(
                         answer.headers().contains_key(WWW_AUTHENTICATE),
                         "{reason:?}"
@@ -445,12 +470,11 @@ mod tests {
         for i in 0..2 * MOST_NAMED {
             let scopes = ScopeSet::try_new([format!("scope-{i}")]).unwrap();
             let rejection = Rejection::new(Reason::InsufficientScope, Cause::ScopeMissing);
-            let answer = voice.answer(rejection.with_required_scopes(scopes));
+            let answer = voice.answer(&mut rejection.with_required_scopes(scopes));
             let challenge = answer.headers()[WWW_AUTHENTICATE].to_str().unwrap();
             assert!(challenge.contains(&format!("scope=\"scope-{i}\"")));
         }
-        let place = place(Reason::InsufficientScope, Scheme::Bearer);
-        assert_eq!(voice.named.read().unwrap()[place].len(), MOST_NAMED);
+        assert_eq!(voice.named.len(), MOST_NAMED);
     }
 
     #[test]

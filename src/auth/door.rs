@@ -237,12 +237,16 @@ impl<A: Authenticate> Policy for AuthLayer<A> {
             head: parts.method == Method::HEAD,
         };
         let Some(mut identity) = identity else {
-            parts.extensions.remove::<Identity>();
-            parts.extensions.insert(Anonymous {
+            let outer = parts.extensions.remove::<Identity>();
+            context::keep_limit_mark(&mut parts.extensions, outer.as_ref());
+            call.known.is_inside |= outer.is_some();
+            let outer = parts.extensions.insert(Anonymous {
                 preflight,
                 realm: Arc::clone(door.voice.realm()),
                 request_id: visit.request_id.clone(),
             });
+            call.known.is_inside |= outer.is_some();
+            call.known.authenticates = true;
             return Ok(visit);
         };
         // Also if they are refused below, and by those behind the door.
@@ -276,8 +280,11 @@ impl<A: Authenticate> Policy for AuthLayer<A> {
             .filter(|_| !door.rules.keep)
             .map(|source| door.marks[source]);
         // What an optional door outside has noted is not true any more.
-        parts.extensions.remove::<Anonymous>();
-        parts.extensions.insert(identity);
+        let anonymous = parts.extensions.remove::<Anonymous>();
+        let outer = parts.extensions.insert(identity);
+        context::keep_limit_mark(&mut parts.extensions, outer.as_ref());
+        call.known.is_inside |= anonymous.is_some() || outer.is_some();
+        call.known.authenticates = true;
         Ok(visit)
     }
 

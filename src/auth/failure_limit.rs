@@ -68,7 +68,6 @@ use crate::auth::failures::Failures;
 use crate::body::Body;
 use crate::clock::Clock;
 use crate::config::{ConfigError, literal};
-use crate::context::Known;
 use crate::gate::{Call, Gate, Leave, Policy};
 use crate::limit::gcra::Rate;
 use crate::network::{ClientIp, ClientSetting};
@@ -250,5 +249,5 @@ impl Policy for AuthFailureLimitLayer {
 }
 
 impl<B> Leave<B> for AuthFailureLimitLayer {
-    fn leave(&self, (): (), _: &Known, _: &mut Response<Body<B>>) {}
+    fn leave(&self, (): (), _: Option<&Rejection>, _: &mut Response<Body<B>>) {}
 }

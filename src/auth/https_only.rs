@@ -60,7 +60,7 @@ use crate::auth::source::{Source, TakeRules, take_one};
 use crate::body::Body;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{ConfigError, literal};
-use crate::context::{Known, is_audited};
+use crate::context::is_audited;
 use crate::credential::{Credential, Scheme};
 use crate::gate::{Call, Gate, Leave, Policy};
 use crate::keys::{ApiKeys, KeyStore};
@@ -257,7 +257,7 @@ impl Policy for HttpsOnlyLayer {
 }
 
 impl<B> Leave<B> for HttpsOnlyLayer {
-    fn leave(&self, (): (), _: &Known, _: &mut Response<Body<B>>) {}
+    fn leave(&self, (): (), _: Option<&Rejection>, _: &mut Response<Body<B>>) {}
 }
 
 impl Rule {

@@ -10,9 +10,9 @@ use crate::auth::authenticate::Authenticate;
 use crate::auth::layer::AuthLayer;
 use crate::body::Body;
 use crate::clock::Timestamp;
-use crate::context::Known;
 use crate::credential::Scheme;
 use crate::gate::Leave;
+use crate::rejection::Rejection;
 use crate::respond::CREDENTIAL_EXPIRATION;
 
 /// The state of a request that was admitted, until its response.
@@ -34,10 +34,16 @@ impl fmt::Debug for DoorVisit {
 }
 
 impl<A: Authenticate, B> Leave<B> for AuthLayer<A> {
-    fn leave(&self, visit: DoorVisit, _: &Known, response: &mut Response<Body<B>>) {
-        self.door
-            .voice
-            .speak_for_inner(response, visit.scheme, visit.request_id, visit.head);
+    fn leave(
+        &self,
+        visit: DoorVisit,
+        rejection: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    ) {
+        if rejection.is_none() {
+            let voice = &self.door.voice;
+            voice.speak_for_inner(response, visit.scheme, visit.request_id, visit.head);
+        }
         if let Some(end) = visit.expiration
             && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(end.into()))
         {

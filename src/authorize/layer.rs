@@ -12,7 +12,7 @@ use crate::authorize::requirement::{Hierarchy, Requirement};
 use crate::authorize::rules::{Rules, Ruling};
 use crate::body::Body;
 use crate::clock::Timestamp;
-use crate::context::{Known, caller, is_preflight};
+use crate::context::{caller, is_preflight};
 use crate::gate::{self, Call, Gate, Leave, Role};
 use crate::identity::{Identity, IdentityField};
 use crate::pending::Pending;
@@ -153,7 +153,7 @@ impl gate::Policy for RequireLayer {
 }
 
 impl<B> Leave<B> for RequireLayer {
-    fn leave(&self, (): (), _: &Known, _: &mut Response<Body<B>>) {}
+    fn leave(&self, (): (), _: Option<&Rejection>, _: &mut Response<Body<B>>) {}
 }
 
 /// The refusal of a known caller.

@@ -23,14 +23,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::body::Body;
-use crate::context::{Known, note_caller, note_rejection};
+use crate::context::{Known, needs_rejection, note_caller, note_rejection};
 use crate::grpc::Dialect;
 use crate::rejection::Rejection;
 use crate::rejection_log;
@@ -81,7 +80,7 @@ where
 {
     type Response = Response<Body<R>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S, P, B>;
+    type Future = ResponseFuture<S, P, B, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -97,7 +96,9 @@ where
             }
             Poll::Ready(Err(rejection)) => {
                 drop(self.take_ready());
-                stay.refuse(rejection, &parts)
+                State::Refused {
+                    response: Some(stay.refuse(rejection, &parts)),
+                }
             }
             Poll::Pending => {
                 self.policies.time_goes_on(&stay.visits);
@@ -165,44 +166,50 @@ impl<P: Policies> Stay<P> {
         future
     }
 
-    /// Renders a rejection.
-    fn refuse<S: Service<Request<B>>, B>(
-        &self,
-        mut rejection: Rejection,
-        request: &Parts,
-    ) -> State<S, B> {
-        rejection_log::log(&rejection, &request.extensions);
-        if let Some(holder) = rejection.take_holder() {
-            note_caller(&request.extensions, &holder);
-        }
-        let mut rejection = rejection.spoken(Dialect::of(request));
-        note_rejection(&request.extensions, &rejection);
-        let own = self.policies.renderer(&self.visits, &mut rejection);
-        let voice = own.or_else(|| self.policies.fallback_renderer());
-        let voice = voice.unwrap_or_else(|| Voice::standard());
-        State::Refused {
-            response: Some(voice.answer(rejection)),
-            head: request.method == Method::HEAD,
-        }
-    }
-
-    /// Takes a response out through the policies that have admitted the request.
-    fn leave<R, E>(&mut self, result: Result<Response<Body<R>>, E>) -> Result<Response<Body<R>>, E>
+    /// Renders a rejection, and takes the response out through the policies that have admitted the
+    /// request.
+    fn refuse<R>(&mut self, mut rejection: Rejection, request: &Parts) -> Response<Body<R>>
     where
         P: PoliciesFor<R>,
     {
-        let Self {
-            policies,
-            visits,
-            known,
-        } = self;
+        let extensions = &request.extensions;
+        rejection_log::log(&rejection, extensions);
+        if let Some(holder) = rejection.take_holder() {
+            note_caller(extensions, &holder);
+        }
+        let mut rejection = rejection.spoken(Dialect::of(request));
+        note_rejection(extensions, &rejection);
+        let own = self.policies.renderer(&self.visits, &mut rejection);
+        let voice = own.or_else(|| self.policies.fallback_renderer());
+        let voice = voice.unwrap_or_else(|| Voice::standard());
+        let response = voice.answer(&mut rejection);
+        // RFC 9110 §9.3.2: the fields of a GET, and no content.
+        let mut response = match request.method {
+            Method::HEAD => response.map(|_| Body::empty()),
+            _ => response.map(Body::full),
+        };
+        let policies = &self.policies;
+        policies.leave(&mut self.visits, Some(&rejection), &mut response);
+        if needs_rejection(extensions, &self.known) {
+            response.extensions_mut().insert(rejection);
+        }
+        response
+    }
+
+    /// Takes the response of the inner service out through all policies.
+    fn leave<R, E>(&mut self, result: Result<Response<R>, E>) -> Result<Response<Body<R>>, E>
+    where
+        P: PoliciesFor<R>,
+    {
         match result {
-            Ok(mut response) => {
-                policies.leave(visits, known, &mut response);
+            Ok(response) => {
+                let mut response = response.map(Body::inner);
+                let policies = &self.policies;
+                policies.leave(&mut self.visits, None, &mut response);
                 Ok(response)
             }
             Err(error) => {
-                policies.failed(visits);
+                self.policies.failed(&mut self.visits);
                 Err(error)
             }
         }
@@ -211,17 +218,17 @@ impl<P: Policies> Stay<P> {
 
 pin_project! {
     /// The future of a [`Gate`].
-    pub struct ResponseFuture<S, P, B>
+    pub struct ResponseFuture<S, P, B, R>
     where
         S: Service<Request<B>>,
         P: Policies,
     {
         #[pin]
-        state: State<S, B>,
+        state: State<S, B, R>,
         stay: Stay<P>,
     }
 
-    impl<S, P, B> PinnedDrop for ResponseFuture<S, P, B>
+    impl<S, P, B, R> PinnedDrop for ResponseFuture<S, P, B, R>
     where
         S: Service<Request<B>>,
         P: Policies,
@@ -236,7 +243,7 @@ pin_project! {
     }
 }
 
-impl<S, P, B> fmt::Debug for ResponseFuture<S, P, B>
+impl<S, P, B, R> fmt::Debug for ResponseFuture<S, P, B, R>
 where
     S: Service<Request<B>>,
     P: Policies,
@@ -248,7 +255,7 @@ where
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, B>
+    enum State<S, B, R>
     where
         S: Service<Request<B>>,
     {
@@ -261,8 +268,7 @@ pin_project! {
             future: S::Future,
         },
         Refused {
-            response: Option<Response<Bytes>>,
-            head: bool,
+            response: Option<Response<Body<R>>>,
         },
     }
 }
@@ -274,7 +280,7 @@ struct Held<S, B> {
     body: B,
 }
 
-impl<S, P, B, R> Future for ResponseFuture<S, P, B>
+impl<S, P, B, R> Future for ResponseFuture<S, P, B, R>
 where
     S: Service<Request<B>, Response = Response<R>>,
     P: PoliciesFor<R>,
@@ -306,7 +312,9 @@ where
                             mem::forget(visits);
                             State::Calling { future }
                         }
-                        Poll::Ready(Err(rejection)) => stay.refuse(rejection, &waiting.parts),
+                        Poll::Ready(Err(rejection)) => State::Refused {
+                            response: Some(stay.refuse(rejection, &waiting.parts)),
+                        },
                     }
                 }
                 StateProj::Calling { future } => {
@@ -316,14 +324,10 @@ where
                     let Poll::Ready(result) = polled else {
                         return Poll::Pending;
                     };
-                    let result = result.map(|response| response.map(Body::inner));
                     return Poll::Ready(stay.leave(result));
                 }
-                StateProj::Refused { response, head } => {
-                    let response = response.take().expect(POLLED_AGAIN);
-                    // RFC 9110 §9.3.2: the fields of a GET, and no content.
-                    let body = if *head { |_| Body::empty() } else { Body::full };
-                    return Poll::Ready(stay.leave(Ok(response.map(body))));
+                StateProj::Refused { response } => {
+                    return Poll::Ready(Ok(response.take().expect(POLLED_AGAIN)));
                 }
             };
             state.set(next);

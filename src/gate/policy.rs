@@ -65,8 +65,14 @@ pub trait Policy: Clone + 'static {
 
 /// The way out of a [`Policy`], for responses with the body `B`.
 pub trait Leave<B>: Policy {
-    /// Sees the response to a request that this policy has admitted.
-    fn leave(&self, visit: Self::Visit, known: &Known, response: &mut Response<Body<B>>);
+    /// Sees the response to a request that this policy has admitted. `rejection` is that of a
+    /// policy of the stack inside of this one.
+    fn leave(
+        &self,
+        visit: Self::Visit,
+        rejection: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    );
 }
 
 /// A request on its way through a stack.

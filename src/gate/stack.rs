@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use http::Response;
 
 use crate::body::Body;
-use crate::context::Known;
 use crate::gate::policy::{Call, Leave, Policy, Role};
 use crate::pending::Pending;
 use crate::rejection::Rejection;
@@ -61,7 +60,12 @@ pub trait Policies: 'static {
 pub trait PoliciesFor<B>: Policies {
     /// Lets the policies that have admitted the request see the response, the innermost first.
     #[doc(hidden)]
-    fn leave(&self, visits: &mut Self::Visits, known: &Known, response: &mut Response<Body<B>>);
+    fn leave(
+        &self,
+        visits: &mut Self::Visits,
+        rejection: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    );
 }
 
 /// Where a request is with regard to one policy.
@@ -157,9 +161,14 @@ impl<P: Policy> Policies for P {
 }
 
 impl<P: Leave<B>, B> PoliciesFor<B> for P {
-    fn leave(&self, visit: &mut Visit<P>, known: &Known, response: &mut Response<Body<B>>) {
+    fn leave(
+        &self,
+        visit: &mut Visit<P>,
+        rejection: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    ) {
         if let Visit::Inside(visit) = mem::take(visit) {
-            Leave::leave(self, visit, known, response);
+            Leave::leave(self, visit, rejection, response);
         }
     }
 }
@@ -218,9 +227,14 @@ impl<P: Policies> Policies for Option<P> {
 }
 
 impl<P: PoliciesFor<B>, B> PoliciesFor<B> for Option<P> {
-    fn leave(&self, visits: &mut P::Visits, known: &Known, response: &mut Response<Body<B>>) {
+    fn leave(
+        &self,
+        visits: &mut P::Visits,
+        rejection: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    ) {
         if let Some(policies) = self {
-            policies.leave(visits, known, response);
+            policies.leave(visits, rejection, response);
         }
     }
 }
@@ -260,7 +274,7 @@ impl Policies for () {
 }
 
 impl<B> PoliciesFor<B> for () {
-    fn leave(&self, (): &mut (), _: &Known, _: &mut Response<Body<B>>) {}
+    fn leave(&self, (): &mut (), _: Option<&Rejection>, _: &mut Response<Body<B>>) {}
 }
 
 /// The first argument lists the tuple from the outside in, the second from the inside out.
@@ -318,10 +332,10 @@ macro_rules! tuple {
             fn leave(
                 &self,
                 visits: &mut Self::Visits,
-                known: &Known,
+                rejection: Option<&Rejection>,
                 response: &mut Response<Body<R>>,
             ) {
-                $(self.$inner.leave(&mut visits.$inner, known, response);)+
+                $(self.$inner.leave(&mut visits.$inner, rejection, response);)+
             }
         }
     };

@@ -6,13 +6,13 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderValue, Response};
 use parking_lot::Mutex;
 use tower_layer::Layer;
 
 use crate::body::Body;
 use crate::config::{ConfigError, literal};
-use crate::context::{self, Known};
+use crate::context;
 use crate::gate::{Call, Gate, Leave, Policy};
 use crate::grpc::Dialect;
 use crate::limit::fields::RATELIMIT_POLICY;
@@ -227,7 +227,12 @@ impl Policy for ConcurrencyLayer {
 }
 
 impl<B> Leave<B> for ConcurrencyLayer {
-    fn leave(&self, permit: Option<Permit>, _: &Known, response: &mut Response<Body<B>>) {
+    fn leave(
+        &self,
+        permit: Option<Permit>,
+        _: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    ) {
         if let Some(permit) = permit {
             response.body_mut().hold(permit);
         }
@@ -242,9 +247,7 @@ impl ConcurrencyLayer {
         if dialect != Dialect::Http {
             return rejection;
         }
-        let mut told = HeaderMap::with_capacity(1);
-        told.insert(RATELIMIT_POLICY, self.settings.policy.clone());
-        rejection.with_fields(told)
+        rejection.with_fields(vec![(RATELIMIT_POLICY, self.settings.policy.clone())])
     }
 }
 

@@ -60,18 +60,31 @@ pub(crate) fn policy(quotas: impl Iterator<Item = (Box<str>, u32, Rate)>) -> Hea
 }
 
 impl Fields {
-    pub(crate) fn write(self, headers: &mut HeaderMap, standing: &Standing) {
+    pub(crate) fn write(self, headers: &mut HeaderMap, standing: Standing<'_>) {
+        self.each(standing, |name, value| {
+            headers.insert(name, value);
+        });
+    }
+
+    /// Returns the headers of a rejection.
+    pub(crate) fn list(self, standing: Standing<'_>) -> Vec<(HeaderName, HeaderValue)> {
+        let mut list = Vec::with_capacity(if self == Self::Draft10 { 2 } else { 3 });
+        self.each(standing, |name, value| list.push((name, value)));
+        list
+    }
+
+    fn each(self, standing: Standing<'_>, mut put: impl FnMut(HeaderName, HeaderValue)) {
         match self {
             Self::Draft10 => {
-                headers.insert(RATELIMIT_POLICY, standing.quotas.policy().clone());
-                headers.insert(RATELIMIT, ratelimit(&standing.quotas, &standing.decision));
+                put(RATELIMIT_POLICY, standing.quotas.policy().clone());
+                put(RATELIMIT, ratelimit(standing.quotas, standing.decision));
             }
-            Self::LegacyDelta | Self::LegacyEpoch => self.write_legacy(headers, standing),
+            Self::LegacyDelta | Self::LegacyEpoch => self.each_legacy(standing, put),
             Self::Off => {}
         }
     }
 
-    fn write_legacy(self, headers: &mut HeaderMap, standing: &Standing) {
+    fn each_legacy(self, standing: Standing<'_>, mut put: impl FnMut(HeaderName, HeaderValue)) {
         let Some(tightest) = standing.tightest() else {
             return;
         };
@@ -82,9 +95,9 @@ impl Fields {
             }
             _ => seconds_up(tightest.reset),
         };
-        headers.insert(LIMIT, tightest.burst.into());
-        headers.insert(REMAINING, tightest.remaining.into());
-        headers.insert(RESET, reset.into());
+        put(LIMIT, tightest.burst.into());
+        put(REMAINING, tightest.remaining.into());
+        put(RESET, reset.into());
     }
 
     /// Returns whether the response has a header of this style already.

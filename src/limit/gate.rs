@@ -1,11 +1,11 @@
 //! What a [`RateLimitLayer`](crate::limit::RateLimitLayer) makes of a request, and of its
 //! response.
 
-use http::{HeaderMap, Response};
+use http::Response;
 
 use crate::body::Body;
 use crate::config::literal;
-use crate::context::{self, Known};
+use crate::context;
 use crate::gate::{Call, Leave, Policy, caught};
 use crate::grpc::{Dialect, is_server_error};
 use crate::identity::Identity;
@@ -13,7 +13,7 @@ use crate::limit::fields::Fields;
 use crate::limit::layer::{Choice, Limit, RateLimitLayer};
 use crate::limit::limiter::{Decision, Limiter, LimiterUnavailable, Verdict};
 use crate::limit::quotas::Quotas;
-use crate::limit::standing::{PassedLimit, Standing, write_headers};
+use crate::limit::standing::{Standing, write_headers};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -36,18 +36,29 @@ use crate::rejection::{Cause, Reason, Rejection};
 #[expect(clippy::exhaustive_structs, reason = "it is what it is named")]
 pub struct Cost(pub u32);
 
-/// What a request was let through with; nothing if nothing limits it.
+/// The decision of the limiter about a request; `None` if nothing limits it.
 #[derive(Debug)]
-pub struct Paid(Option<Receipt>);
+pub struct Taken(Option<Charge>);
 
 #[derive(Debug)]
+struct Charge {
+    decision: Result<Decision, LimiterUnavailable>,
+    /// `None`: the fixed ones of the layer.
+    quotas: Option<Quotas>,
+    cost: u32,
+}
+
+/// What a request was admitted with.
+#[derive(Debug)]
 struct Receipt {
-    standing: Standing,
+    decision: Decision,
+    quotas: Option<Quotas>,
+    cost: u32,
     fields: Fields,
 }
 
 impl<L: Limiter> Policy for RateLimitLayer<L> {
-    type Pass = Paid;
+    type Pass = Taken;
     type Visit = LimitVisit;
 
     #[track_caller]
@@ -58,18 +69,20 @@ impl<L: Limiter> Policy for RateLimitLayer<L> {
         }
     }
 
-    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<Paid, Rejection>> {
+    fn enter(&self, call: &mut Call<'_>) -> Pending<Result<Taken, Rejection>> {
         let (limit, parts) = (&*self.limit, &mut *call.parts);
         limit.clients.share(parts);
         let identity = parts.extensions.get::<Identity>();
-        let quotas = match &limit.quotas {
-            _ if identity.is_none() && context::is_preflight(&parts.extensions) => None,
-            Choice::Fixed(quotas) => Some(quotas.clone()),
+        if identity.is_none() && context::is_preflight(&parts.extensions) {
+            return Ok(Taken(None)).into();
+        }
+        let chosen = match &limit.quotas {
+            Choice::Fixed(_) => None,
             Choice::Plans(plans) => plans.of(identity.and_then(Identity::plan)),
             Choice::Function(choose) => choose(identity, parts),
         };
-        let Some(quotas) = quotas else {
-            return Ok(Paid(None)).into();
+        let Some(quotas) = limit.quotas_of(chosen.as_ref()) else {
+            return Ok(Taken(None)).into();
         };
         let cost = limit.cost.as_ref().map_or(1, |cost| cost(parts));
         let now = match &limit.clock {
@@ -77,79 +90,103 @@ impl<L: Limiter> Policy for RateLimitLayer<L> {
             None => call.known.now(&parts.extensions),
         };
         let taken = limit.key.with(parts, &limit.clients, LAYER, |key| {
-            limit.limiter.take(&limit.key_of(key), &quotas, cost, now)
+            limit.limiter.take(&limit.key_of(key), quotas, cost, now)
         });
-        let fields = match Dialect::of(parts) {
-            Dialect::Http => limit.fields,
-            Dialect::Grpc(_) => Fields::Off,
+        let charge = move |decision| {
+            Ok(Taken(Some(Charge {
+                decision,
+                quotas: chosen,
+                cost,
+            })))
         };
-        let conclude = move |taken| conclude(taken, quotas, cost, fields);
         match taken {
-            Ok(Pending::Ready(taken)) => conclude(taken).into(),
-            Ok(Pending::Later(taken)) => Pending::later(async move { conclude(taken.await) }),
+            Ok(Pending::Ready(decision)) => charge(decision).into(),
+            Ok(Pending::Later(decision)) => Pending::later(async move { charge(decision.await) }),
             Err(rejection) => Err(rejection).into(),
         }
     }
 
-    fn admit(&self, call: &mut Call<'_>, pass: Paid) -> Result<LimitVisit, Rejection> {
-        let writes = matches!(&pass.0, Some(receipt) if receipt.fields != Fields::Off);
+    fn admit(&self, call: &mut Call<'_>, taken: Taken) -> Result<LimitVisit, Rejection> {
+        let Some(charge) = taken.0 else {
+            return Ok(LimitVisit {
+                receipt: None,
+                has_outer: false,
+            });
+        };
+        let fields = match Dialect::of(call.parts) {
+            Dialect::Http => self.limit.fields,
+            Dialect::Grpc(_) => Fields::Off,
+        };
+        let receipt = self.limit.conclude(charge, fields)?;
+        let has_outer = fields != Fields::Off && context::pass_limit(&mut call.parts.extensions);
+        call.known.limits |= fields != Fields::Off;
+        call.known.is_inside |= has_outer;
         Ok(LimitVisit {
-            receipt: pass.0,
-            has_outer: writes && call.parts.extensions.insert(PassedLimit).is_some(),
+            receipt: Some(receipt),
+            has_outer,
         })
     }
 }
 
-fn conclude(
-    taken: Result<Decision, LimiterUnavailable>,
-    quotas: Quotas,
-    cost: u32,
-    fields: Fields,
-) -> Result<Paid, Rejection> {
-    let Ok(decision) = taken else {
-        let (reason, cause) = (Reason::LimiterUnavailable, Cause::LimiterUnavailable);
-        return Err(Rejection::new(reason, cause));
-    };
-    let verdict = match decision.verdict {
-        // Who asks for nothing is refused nothing, in debt or not.
-        Verdict::Refused { .. } if cost == 0 => Verdict::Admitted,
-        verdict => verdict,
-    };
-    let (violated, wait, cause) = match verdict {
-        Verdict::Admitted => {
+impl<L> Limit<L> {
+    /// Returns the quotas of a request, if there are any.
+    fn quotas_of<'a>(&'a self, chosen: Option<&'a Quotas>) -> Option<&'a Quotas> {
+        match &self.quotas {
+            Choice::Fixed(quotas) => Some(quotas),
+            Choice::Plans(_) | Choice::Function(_) => chosen,
+        }
+    }
+
+    fn conclude(&self, charge: Charge, fields: Fields) -> Result<Receipt, Rejection> {
+        let Charge {
+            decision,
+            quotas,
+            cost,
+        } = charge;
+        let Ok(decision) = decision else {
+            let (reason, cause) = (Reason::LimiterUnavailable, Cause::LimiterUnavailable);
+            return Err(Rejection::new(reason, cause));
+        };
+        let (violated, wait, cause) = match decision.verdict {
+            // A request that costs nothing is admitted, in debt or not.
+            Verdict::Refused { .. } if cost == 0 => (0, None, None),
+            Verdict::Admitted => (0, None, None),
+            // More than can ever be there: there is nothing to wait for.
+            Verdict::Refused {
+                violated,
+                wait: None,
+            } => (violated, None, Some(Cause::CostTooHigh)),
+            Verdict::Refused { violated, wait } => (violated, wait, Some(Cause::QuotaExceeded)),
+            Verdict::Banned { wait } => (0, Some(wait), Some(Cause::Banned)),
+        };
+        let Some(cause) = cause else {
+            return Ok(Receipt {
+                decision,
+                quotas,
+                cost,
+                fields,
+            });
+        };
+        let mut rejection = Rejection::new(Reason::RateLimited, cause);
+        let Some(quotas) = self.quotas_of(quotas.as_ref()) else {
+            return Err(rejection);
+        };
+        if violated != 0 {
+            rejection = rejection.with_violated(quotas.named(violated));
+        }
+        if let Some(wait) = wait {
+            rejection = rejection.with_retry_after(wait);
+        }
+        if fields != Fields::Off {
             let standing = Standing {
                 quotas,
-                decision,
+                decision: &decision,
                 cost,
             };
-            return Ok(Paid(Some(Receipt { standing, fields })));
+            rejection = rejection.with_fields(fields.list(standing));
         }
-        // More than can ever be there: there is nothing to wait for.
-        Verdict::Refused {
-            violated,
-            wait: None,
-        } => (violated, None, Cause::CostTooHigh),
-        Verdict::Refused { violated, wait } => (violated, wait, Cause::QuotaExceeded),
-        Verdict::Banned { wait } => (0, Some(wait), Cause::Banned),
-    };
-    let mut rejection = Rejection::new(Reason::RateLimited, cause);
-    if violated != 0 {
-        rejection = rejection.with_violated(quotas.named(violated));
+        Err(rejection)
     }
-    if let Some(wait) = wait {
-        rejection = rejection.with_retry_after(wait);
-    }
-    if fields != Fields::Off {
-        let mut headers = HeaderMap::with_capacity(2);
-        let standing = Standing {
-            quotas,
-            decision,
-            cost,
-        };
-        fields.write(&mut headers, &standing);
-        rejection = rejection.with_fields(headers);
-    }
-    Err(rejection)
 }
 
 /// The state of a request that was admitted, until its response.
@@ -161,18 +198,37 @@ pub struct LimitVisit {
 }
 
 impl<L: Limiter, B> Leave<B> for RateLimitLayer<L> {
-    fn leave(&self, visit: LimitVisit, _: &Known, response: &mut Response<Body<B>>) {
-        let Some(Receipt { standing, fields }) = visit.receipt else {
+    fn leave(
+        &self,
+        visit: LimitVisit,
+        rejection: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    ) {
+        let Some(receipt) = &visit.receipt else {
             return;
         };
+        let Some(quotas) = self.limit.quotas_of(receipt.quotas.as_ref()) else {
+            return;
+        };
+        let standing = Standing {
+            quotas,
+            decision: &receipt.decision,
+            cost: receipt.cost,
+        };
         // The answer is there, whatever becomes of this: the panic has been reported.
-        let _ = caught(|| settle(&self.limit, &standing, response));
-        write_headers(response, standing, fields, visit.has_outer);
+        let _ = caught(|| settle(&self.limit, standing, response));
+        write_headers(
+            response,
+            rejection,
+            standing,
+            receipt.fields,
+            visit.has_outer,
+        );
     }
 }
 
 /// Makes up for what was charged before it was known.
-fn settle<L: Limiter, B>(limit: &Limit<L>, paid: &Standing, response: &Response<B>) {
+fn settle<L: Limiter, B>(limit: &Limit<L>, paid: Standing<'_>, response: &Response<B>) {
     let has_failed = || response.status().is_server_error() || is_server_error(response.headers());
     let owed = match response.extensions().get::<Cost>() {
         _ if limit.refund_server_errors && has_failed() => 0,
@@ -184,7 +240,7 @@ fn settle<L: Limiter, B>(limit: &Limit<L>, paid: &Standing, response: &Response<
         return;
     }
     let (ticket, now) = (paid.decision.ticket, limit.now());
-    let settled = limit.limiter.settle(ticket, &paid.quotas, difference, now);
+    let settled = limit.limiter.settle(ticket, paid.quotas, difference, now);
     if let Pending::Later(settled) = settled {
         // The client does not wait for it. Without a runtime there is nobody to do it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

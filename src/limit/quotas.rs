@@ -32,6 +32,7 @@ struct Inner {
     /// Of each: what tells it apart from others of the same caller.
     marks: Box<[u64]>,
     policy: HeaderValue,
+    names: Box<[Arc<str>]>,
 }
 
 impl Quotas {
@@ -83,6 +84,7 @@ impl Quotas {
         let inner = Inner {
             policy: fields::policy(described),
             rates: quotas.iter().map(Quota::rate).collect(),
+            names: quotas.iter().map(|quota| quota.name().into()).collect(),
             marks: quotas.iter().map(|quota| mark(quota.name())).collect(),
             quotas,
         };
@@ -106,6 +108,12 @@ impl Quotas {
 
     /// The names of those that a refusal is about.
     pub(crate) fn named(&self, violated: u8) -> Arc<str> {
+        let names = &self.inner.names;
+        if let Some(name) = names.get(violated.trailing_zeros() as usize)
+            && violated.is_power_of_two()
+        {
+            return Arc::clone(name);
+        }
         let mut text = String::new();
         for (at, quota) in self.iter().enumerate() {
             if violated & (1 << at) != 0 {

@@ -12,10 +12,10 @@ use crate::limit::quotas::Quotas;
 use crate::rejection::Rejection;
 
 /// The state of a limit after it has decided about a request.
-#[derive(Clone, Debug)]
-pub(crate) struct Standing {
-    pub(crate) quotas: Quotas,
-    pub(crate) decision: Decision,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing<'a> {
+    pub(crate) quotas: &'a Quotas,
+    pub(crate) decision: &'a Decision,
     pub(crate) cost: u32,
 }
 
@@ -27,11 +27,11 @@ pub(crate) struct Tightest {
     pub(crate) reset: Duration,
 }
 
-impl Standing {
+impl Standing<'_> {
     /// Returns the quota that refused, and of several the one with the longest wait. If none
     /// refused, returns the one with the least units left.
-    pub(crate) fn tightest(&self) -> Option<Tightest> {
-        let (decision, cost) = (&self.decision, self.cost);
+    pub(crate) fn tightest(self) -> Option<Tightest> {
+        let (decision, cost) = (self.decision, self.cost);
         let violated = match decision.verdict {
             Verdict::Refused { violated, .. } => violated,
             Verdict::Admitted | Verdict::Banned { .. } => 0,
@@ -66,8 +66,8 @@ impl Standing {
 
     /// Returns whether this limit admits fewer further requests of the same cost than the
     /// other, or takes longer to refill if both admit the same number.
-    fn is_tighter_than(&self, other: &Self) -> bool {
-        let rank = |standing: &Self| {
+    fn is_tighter_than(self, other: Standing<'_>) -> bool {
+        let rank = |standing: Standing<'_>| {
             let tightest = standing.tightest()?;
             let requests = tightest.remaining / standing.cost.max(1);
             Some((requests, Reverse(tightest.reset)))
@@ -76,35 +76,37 @@ impl Standing {
     }
 }
 
-/// Marks a request that has passed a limit which writes headers, for the limits inside of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PassedLimit;
-
 /// The headers that limits inside have written to a response, for the limit outside of them.
 #[derive(Clone, Debug)]
 struct Written {
-    tightest: Standing,
+    quotas: Quotas,
+    decision: Decision,
+    cost: u32,
     /// The style of the draft, and one of the legacy styles.
     styles: [Option<Fields>; 2],
 }
 
-/// Writes the headers of a limit that has admitted the request: see [`Fields`].
+/// Writes the headers of a limit that has admitted the request: see [`Fields`]. `rejection` is that
+/// of the stack.
 pub(crate) fn write_headers<B>(
     response: &mut Response<B>,
-    own: Standing,
+    rejection: Option<&Rejection>,
+    own: Standing<'_>,
     fields: Fields,
     has_outer: bool,
 ) {
-    if fields == Fields::Off || is_refused(response) {
+    if fields == Fields::Off || is_refused(response, rejection) {
         return;
     }
     let inner = response.extensions_mut().remove::<Written>();
-    let (mut styles, inner) = match inner {
-        Some(Written { tightest, styles }) => (styles, Some(tightest)),
-        None => ([None; 2], None),
-    };
+    let mut styles = inner.as_ref().map_or([None; 2], |inner| inner.styles);
+    let inner = inner.as_ref().map(|inner| Standing {
+        quotas: &inner.quotas,
+        decision: &inner.decision,
+        cost: inner.cost,
+    });
     let (tightest, is_own) = match inner {
-        Some(inner) if !own.is_tighter_than(&inner) => (inner, false),
+        Some(inner) if !own.is_tighter_than(inner) => (inner, false),
         _ => (own, true),
     };
     let headers = response.headers_mut();
@@ -115,22 +117,26 @@ pub(crate) fn write_headers<B>(
     }
     if is_own {
         for style in styles.into_iter().flatten() {
-            style.write(headers, &tightest);
+            style.write(headers, tightest);
         }
     } else if is_new {
-        fields.write(headers, &tightest);
+        fields.write(headers, tightest);
     }
     if has_outer {
-        response
-            .extensions_mut()
-            .insert(Written { tightest, styles });
+        let written = Written {
+            quotas: tightest.quotas.clone(),
+            decision: *tightest.decision,
+            cost: tightest.cost,
+            styles,
+        };
+        response.extensions_mut().insert(written);
     }
 }
 
 /// Returns whether something inside has refused the request because of a limit of its own: a
 /// layer of this crate, even if a layer between has changed the status, or the handler.
-fn is_refused<B>(response: &Response<B>) -> bool {
-    let rejection = response.extensions().get::<Rejection>();
+fn is_refused<B>(response: &Response<B>, rejection: Option<&Rejection>) -> bool {
+    let rejection = rejection.or_else(|| response.extensions().get::<Rejection>());
     response.status() == StatusCode::TOO_MANY_REQUESTS
         || rejection
             .is_some_and(|rejection| rejection.reason().status() == StatusCode::TOO_MANY_REQUESTS)

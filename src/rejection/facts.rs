@@ -41,6 +41,7 @@ impl Rejection {
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
     /// use http::{Request, Response};
+    /// use tollgate::rejection::ExposeRejection;
     /// use tollgate::testing::TestIssuer;
     /// use tollgate::{AuthLayer, Jwt, Rejection};
     /// use tower::{Layer, ServiceExt, service_fn};
@@ -52,7 +53,8 @@ impl Rejection {
     /// }));
     ///
     /// let token = authority.token("ann").audience("orders").without("exp").sign();
-    /// let request = Request::get("/").header("authorization", format!("Bearer {token}")).body(())?;
+    /// let request = Request::get("/").header("authorization", format!("Bearer {token}"));
+    /// let request = request.extension(ExposeRejection).body(())?;
     /// let response = service.oneshot(request).await?;
     /// let rejection = response.extensions().get::<Rejection>().expect("the token never expires");
     /// assert_eq!(rejection.fault(), Some("exp"));

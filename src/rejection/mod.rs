@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::credential::Scheme;
@@ -29,8 +29,7 @@ pub(crate) use facts::Fault;
 
 /// Why a request was refused, and what the client is told.
 ///
-/// Every response that a gate refuses with carries its rejection in the response's
-/// extensions, for the layers outside.
+/// A request that carries [`ExposeRejection`] gets it in the extensions of the response.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,
@@ -47,11 +46,43 @@ pub struct Rejection {
     /// The language that the client is told in.
     pub(crate) dialect: Dialect,
     /// What else the client is told, over HTTP.
-    fields: Option<Arc<HeaderMap>>,
+    fields: Vec<(HeaderName, HeaderValue)>,
     holder: Holder,
     /// For operators only.
     facts: Option<Arc<OperatorFacts>>,
 }
+
+/// A request extension: if a layer of this crate rejects the request, it puts the [`Rejection`] into
+/// the extensions of the response, for layers outside.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use http::{Request, Response};
+/// use tollgate::keys::Peppers;
+/// use tollgate::rejection::{Cause, ExposeRejection};
+/// use tollgate::{ApiKeys, AuthLayer, Rejection};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// let service = ServiceBuilder::new()
+///     .map_request(|mut request: Request<()>| {
+///         request.extensions_mut().insert(ExposeRejection);
+///         request
+///     })
+///     .layer(AuthLayer::new(ApiKeys::in_memory(Peppers::random())))
+///     .service(service_fn(|_: Request<()>| async {
+///         Ok::<_, std::convert::Infallible>(Response::new(()))
+///     }));
+///
+/// let response = service.oneshot(Request::new(())).await?;
+/// let rejection = response.extensions().get::<Rejection>().expect("there is no credential");
+/// assert_eq!(rejection.cause(), Cause::NothingShown);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "it has no content")]
+pub struct ExposeRejection;
 
 /// Whose credential it was, if its secret was right: for those who count, and nobody else.
 #[derive(Clone)]
@@ -86,7 +117,7 @@ impl Rejection {
             showed_nothing: false,
             said: false,
             dialect: Dialect::Http,
-            fields: None,
+            fields: Vec::new(),
             holder: Holder(None),
             facts: None,
         }
@@ -204,17 +235,13 @@ impl Rejection {
         self
     }
 
-    pub(crate) fn with_fields(mut self, fields: HeaderMap) -> Self {
-        self.fields = Some(Arc::new(fields));
+    pub(crate) fn with_fields(mut self, fields: Vec<(HeaderName, HeaderValue)>) -> Self {
+        self.fields = fields;
         self
     }
 
-    pub(crate) fn clear_fields(&mut self) {
-        self.fields = None;
-    }
-
-    pub(crate) fn fields(&self) -> Option<&HeaderMap> {
-        self.fields.as_deref()
+    pub(crate) fn take_fields(&mut self) -> Vec<(HeaderName, HeaderValue)> {
+        std::mem::take(&mut self.fields)
     }
 
     /// The credential is not good, and it is known whose it is.

@@ -11,14 +11,15 @@ use http::{HeaderMap, Method, Response, StatusCode};
 
 use crate::audit::{Deed, UnderWay};
 use crate::body::{Body, Witness};
-use crate::context::Known;
 use crate::gate::Leave;
 use crate::grpc::GRPC_STATUS;
+use crate::identity::Identity;
 use crate::rejection::Rejection;
 use crate::render::is_answered_by;
 use crate::usage::layer::UsageLayer;
 use crate::usage::record::{End, Record, RecordId, Route};
 use crate::usage::slot::UsageSlot;
+use crate::usage::total::Counted;
 use crate::usage::web::WebFrames;
 
 /// The state of a request that is counted, until its response; `None` if it is counted elsewhere.
@@ -26,16 +27,26 @@ use crate::usage::web::WebFrames;
 pub struct UsageVisit(pub(super) Option<UsageSlot>);
 
 impl<B: http_body::Body> Leave<B> for UsageLayer {
-    fn leave(&self, mut visit: UsageVisit, _: &Known, response: &mut Response<Body<B>>) {
+    fn leave(
+        &self,
+        mut visit: UsageVisit,
+        rejection: Option<&Rejection>,
+        response: &mut Response<Body<B>>,
+    ) {
         let Some(slot) = visit.0.take() else { return };
-        let mut call = Call::new(slot, response);
+        let mut call = Call::new(slot, rejection, response);
         let body = response.body();
         let has_content = has_content(&call.slot.asked().method, call.status);
         if has_content {
             let exact = || http_body::Body::size_hint(body).exact();
             call.length = length(response.headers()).or_else(exact);
         }
-        if !has_content || http_body::Body::is_end_stream(body) {
+        let ends_here = !has_content || http_body::Body::is_end_stream(body);
+        // Only records have the time until the headers.
+        if ends_here || call.length == Some(0) || call.slot.shared().has_readers {
+            call.to_headers = call.slot.elapsed();
+        }
+        if ends_here {
             call.reached = Some(call.to_headers);
             call.ended();
             return;
@@ -88,17 +99,21 @@ struct Call {
 }
 
 impl Call {
-    fn new<B>(slot: UsageSlot, response: &Response<B>) -> Self {
+    fn new<B>(slot: UsageSlot, rejection: Option<&Rejection>, response: &Response<B>) -> Self {
         let fields = response.headers();
+        let has_readers = slot.shared().has_readers;
         let is_grpc = slot.asked().is_grpc;
         let grpc_status = is_grpc.then(|| grpc_status(fields)).flatten();
         Self {
-            to_headers: slot.elapsed(),
+            to_headers: Duration::ZERO,
             slot,
             status: response.status(),
             grpc_status,
             frames: is_grpc.then(|| WebFrames::of(fields)).flatten(),
-            refusal: refusal(response, grpc_status),
+            refusal: refusal(rejection, response, grpc_status).map(|rejection| match has_readers {
+                true => rejection.clone(),
+                false => Rejection::new(rejection.reason(), rejection.cause()),
+            }),
             under_way: None,
             bytes_out: 0,
             length: None,
@@ -202,9 +217,22 @@ fn count(slot: &UsageSlot, outcome: Outcome) {
     // What nobody was asked for was only announced.
     let was_asked_for = outcome.rejection.is_none() && outcome.status.is_some();
     let declared = if was_asked_for { asked.declared } else { 0 };
+    let bytes_in = slot.bytes_in().unwrap_or(declared);
+    let at = shared.at(asked.started.saturating_add(outcome.to_end));
+    if !shared.has_readers {
+        let request = Counted {
+            principal: noted.caller.as_ref().map(Identity::principal),
+            refusal: outcome.rejection.as_ref().map(Rejection::reason),
+            bytes_in,
+            bytes_out: outcome.bytes_out,
+            units: noted.units.as_deref(),
+            at,
+        };
+        return shared.count(&request, slot.address());
+    }
     let record = Record {
         id: RecordId::default(),
-        at: shared.at(asked.started.saturating_add(outcome.to_end)),
+        at,
         identity: noted.caller,
         route: noted.route,
         status: outcome.status,
@@ -216,7 +244,7 @@ fn count(slot: &UsageSlot, outcome: Outcome) {
             None => outcome.end,
         },
         rejection: outcome.rejection,
-        bytes_in: slot.bytes_in().unwrap_or(declared),
+        bytes_in,
         bytes_out: outcome.bytes_out,
         to_headers: outcome.to_headers,
         to_end: outcome.to_end,
@@ -298,8 +326,12 @@ fn grpc_status(fields: &HeaderMap) -> Option<u32> {
     not(feature = "tonic"),
     expect(unused_variables, reason = "only a status of tonic has to be compared")
 )]
-fn refusal<B>(response: &Response<B>, grpc_status: Option<u32>) -> Option<Rejection> {
-    let rejection = response.extensions().get::<Rejection>();
+fn refusal<'a, B>(
+    own: Option<&'a Rejection>,
+    response: &'a Response<B>,
+    grpc_status: Option<u32>,
+) -> Option<&'a Rejection> {
+    let rejection = own.or_else(|| response.extensions().get::<Rejection>());
     let rejection = rejection.filter(|rejection| is_answered_by(response, rejection));
     #[cfg(feature = "tonic")]
     let rejection = rejection.or_else(|| {
@@ -307,7 +339,7 @@ fn refusal<B>(response: &Response<B>, grpc_status: Option<u32>) -> Option<Reject
         let code = of_handler.reason().grpc_code() as u32;
         (grpc_status == Some(code)).then_some(of_handler)
     });
-    rejection.cloned()
+    rejection
 }
 
 /// RFC 9110 §6.4.1: whatever the fields say. What follows on an upgraded connection is no

@@ -18,7 +18,7 @@ use crate::usage::routes::Routes;
 use crate::usage::sink::{Buffer, Sink, SinkStatus, Sinks, SinksBuilder};
 use crate::usage::slot::{UNITS, UsageSlot};
 use crate::usage::table::Table;
-use crate::usage::total::{Caller, Snapshot, Total};
+use crate::usage::total::{Caller, Counted, Snapshot, Total};
 
 /// Who counts. Clones count together; a [`UsageLayer`](crate::UsageLayer) has one, and who
 /// keeps another can ask it.
@@ -38,6 +38,9 @@ pub(super) struct Shared {
     observers: Box<[Arc<dyn Observer>]>,
     audit: Option<Audit>,
     pub(super) has_clients: bool,
+    /// Something reads the records: a sink, an observer or an audit log. Without, there are only
+    /// totals.
+    pub(super) has_readers: bool,
     sinks: Sinks<Record>,
     clock: Option<Arc<dyn Clock>>,
     ticks: Option<Arc<Ticks>>,
@@ -211,9 +214,14 @@ impl Shared {
         self.audit.as_ref()
     }
 
+    /// Counts a request in the totals only.
+    pub(super) fn count(&self, request: &Counted<'_>, anywhere: usize) {
+        self.table.count(request, anywhere);
+    }
+
     /// Counts a request. Where it is anonymous, `anywhere` spreads it.
     pub(super) fn record(&self, record: &Record, anywhere: usize) {
-        self.table.count(record, anywhere);
+        self.table.count(&record.into(), anywhere);
         self.sinks.push(record);
         for observer in &self.observers {
             tell(|| observer.ended(record));
@@ -366,8 +374,9 @@ impl UsageBuilder {
             table: Table::new(self.room, Arc::clone(&names)),
             names,
             routes: Routes::default(),
-            observers: self.observers.into(),
             has_clients: self.has_clients || self.audit.is_some(),
+            has_readers: self.sinks.len() > 0 || !self.observers.is_empty() || self.audit.is_some(),
+            observers: self.observers.into(),
             audit: self.audit,
             sinks: self.sinks.build(),
             clock: self.clock,

@@ -106,22 +106,32 @@ impl Policy for UsageLayer {
             // It is counted outside.
             return Ok(UsageVisit(None));
         }
+        let has_readers = shared.has_readers;
         let asked = Asked {
             started: shared.ticks(),
             method: bounded(&parts.method),
             version: parts.version,
-            transport: transport(parts),
+            transport: match has_readers {
+                true => transport(parts),
+                false => Transport::Plain,
+            },
             is_grpc: Dialect::of(parts) != Dialect::Http,
             client,
             declared: length(&parts.headers).map_or(0, |length| length.min(MOST_DECLARED)),
         };
-        let noted = self.note(parts, asked.is_grpc);
-        shared.begun(Arrival {
-            method: &asked.method,
-            route: noted.route.as_ref().map(Route::as_str),
-            transport: asked.transport,
-        });
+        let mut noted = Noted::of(parts.extensions.get().cloned());
+        if has_readers {
+            self.note_route(&mut noted, parts, asked.is_grpc);
+            shared.begun(Arrival {
+                method: &asked.method,
+                route: noted.route.as_ref().map(Route::as_str),
+                transport: asked.transport,
+            });
+        }
+        call.known.is_inside |= outer.is_some();
         let slot = UsageSlot::new(shared, asked, noted, outer.cloned());
+        call.known.counts = true;
+        call.known.share(slot.now());
         parts.extensions.insert(slot.clone());
         Ok(UsageVisit(Some(slot)))
     }
@@ -157,15 +167,13 @@ impl UsageLayer {
         address.ok().flatten()
     }
 
-    /// Who calls, if that is known already, and the template of the route, or what it may turn
-    /// out to be.
-    fn note(&self, parts: &Parts, is_grpc: bool) -> Noted {
-        let mut noted = Noted::of(parts.extensions.get().cloned());
+    /// Notes the template of the route, or what it may turn out to be.
+    fn note_route(&self, noted: &mut Noted, parts: &Parts, is_grpc: bool) {
         if let Some(find) = &self.rule.route {
             // One that panics knows of none, and the request goes on.
             let found = caught(|| find(parts)).ok().flatten();
             noted.route = found.map(Route::Named);
-            return noted;
+            return;
         }
         noted.route = Route::matched(parts);
         // A router has one route for all methods of a gRPC service.
@@ -176,7 +184,6 @@ impl UsageLayer {
                 None => noted.path = Some(parts.uri.path().into()),
             }
         }
-        noted
     }
 }
 

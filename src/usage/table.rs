@@ -7,8 +7,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::identity::Principal;
-use crate::usage::record::Record;
-use crate::usage::total::{Caller, Snapshot, Sums, Total};
+use crate::usage::total::{Caller, Counted, Snapshot, Sums, Total};
 
 /// Who is least recently seen makes room, and is added to the others, so that nothing that was
 /// counted is lost. There are never more rows than there is room for; who was not seen for
@@ -68,16 +67,16 @@ impl Table {
     }
 
     /// Counts a request; an anonymous one where `anywhere` leads.
-    pub(super) fn count(&self, record: &Record, anywhere: usize) {
-        let Some(principal) = record.principal() else {
+    pub(super) fn count(&self, request: &Counted<'_>, anywhere: usize) {
+        let Some(principal) = request.principal else {
             // The lowest bits of an address say nothing.
             let shard = &self.shards[(anywhere >> 6) % self.shards.len()];
-            return shard.0.lock().anonymous.count(record);
+            return shard.0.lock().anonymous.count(request);
         };
         let index = self.index(principal);
         let mut rows = self.shards[index].0.lock();
         if let Some(sums) = rows.seen(principal) {
-            return sums.count(record);
+            return sums.count(request);
         }
         let has_room = self.take_room() || rows.has(self.share()) && rows.evict();
         if !has_room {
@@ -87,17 +86,17 @@ impl Table {
             let has_room = self.take_from_others(index);
             rows = self.shards[index].0.lock();
             if let Some(sums) = rows.seen(principal) {
-                sums.count(record);
+                sums.count(request);
                 if has_room {
                     self.taken.0.fetch_sub(1, Ordering::Relaxed);
                 }
                 return;
             }
             if !has_room && !rows.evict() {
-                return rows.other.count(record);
+                return rows.other.count(request);
             }
         }
-        rows.insert(principal).count(record);
+        rows.insert(principal).count(request);
     }
 
     /// Takes room for a row, if there is some left.

@@ -30,6 +30,29 @@ pub(super) struct Sums {
     last_seen: Timestamp,
 }
 
+/// What totals count of a request.
+pub(super) struct Counted<'a> {
+    pub(super) principal: Option<&'a Principal>,
+    pub(super) refusal: Option<Reason>,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) units: Option<&'a [u64; UNITS]>,
+    pub(super) at: Timestamp,
+}
+
+impl<'a> From<&'a Record> for Counted<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            principal: record.principal(),
+            refusal: record.refusal(),
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+            units: record.units.as_deref(),
+            at: record.at,
+        }
+    }
+}
+
 impl Default for Sums {
     fn default() -> Self {
         Self {
@@ -44,19 +67,19 @@ impl Default for Sums {
 }
 
 impl Sums {
-    pub(super) fn count(&mut self, record: &Record) {
-        add(&mut self.requests, record.requests);
-        if let Some(reason) = record.refusal() {
-            add(&mut self.refusals[reason.index()], record.requests);
+    pub(super) fn count(&mut self, request: &Counted<'_>) {
+        add(&mut self.requests, 1);
+        if let Some(reason) = request.refusal {
+            add(&mut self.refusals[reason.index()], 1);
         }
-        add(&mut self.bytes_in, record.bytes_in);
-        add(&mut self.bytes_out, record.bytes_out);
-        if let Some(units) = &record.units {
-            for (own, more) in self.units.iter_mut().zip(**units) {
+        add(&mut self.bytes_in, request.bytes_in);
+        add(&mut self.bytes_out, request.bytes_out);
+        if let Some(units) = request.units {
+            for (own, more) in self.units.iter_mut().zip(*units) {
                 add(own, more);
             }
         }
-        self.last_seen = self.last_seen.max(record.at);
+        self.last_seen = self.last_seen.max(request.at);
     }
 
     pub(super) fn add(&mut self, other: &Self) {

@@ -6,7 +6,7 @@ use http::{Request, StatusCode};
 use http_body::Body as _;
 use tollgate::authorize::{Policy, authenticated, scope};
 use tollgate::keys::NewKey;
-use tollgate::rejection::{Cause, Reason};
+use tollgate::rejection::{Cause, ExposeRejection, Reason};
 use tollgate::{AuthLayer, Rejection, RequireLayer};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -35,7 +35,8 @@ async fn a_call_without_a_credential_is_answered_in_trailers_only() {
         "application/grpc-web+proto",
         "application/grpc-web-text",
     ] {
-        let request = call(content_type).body(()).unwrap();
+        let request = call(content_type).extension(ExposeRejection);
+        let request = request.body(()).unwrap();
         let response = service.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert!(response.body().is_end_stream(), "no data frame follows");

@@ -72,6 +72,7 @@ plain! {
     Compromised: tollgate::keys::Compromised,
     ConfigError: tollgate::ConfigError,
     Decision: tollgate::authorize::Decision,
+    ExposeRejection: tollgate::rejection::ExposeRejection,
     EndCause: tollgate::keys::EndCause,
     Ended: tollgate::keys::Ended,
     Fact: tollgate::authorize::Fact,
@@ -130,14 +131,13 @@ plain! {
 }
 
 /// Types that no path leads to from outside.
-const HIDDEN: [&str; 13] = [
+const HIDDEN: [&str; 12] = [
     "Tell",
     "Call",
     "DoorVisit",
-    "Known",
     "LimitVisit",
     "Order",
-    "Paid",
+    "Taken",
     "Permit",
     "Role",
     "Shown",

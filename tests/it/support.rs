@@ -14,6 +14,7 @@ use tollgate::clock::{ManualClock, Timestamp};
 use tollgate::keys::{
     Cached, KeyFilter, KeyId, KeyPage, KeyRecord, KeyStore, MemoryKeys, NewKey, Peppers, StoreError,
 };
+use tollgate::rejection::ExposeRejection;
 use tollgate::{ApiKeys, Gate, Identity, Policies, Rejection, Tollgate};
 use tower::layer::util::Stack;
 use tower::util::{MapRequestLayer, MapResponseLayer, ServiceFn};
@@ -102,13 +103,14 @@ impl Answer {
 }
 
 /// Sends one request as a server does: a clone, readiness, the call, the body.
-pub(crate) async fn send<S, Q, B>(service: &S, request: Request<Q>) -> Answer
+pub(crate) async fn send<S, Q, B>(service: &S, mut request: Request<Q>) -> Answer
 where
     S: Service<Request<Q>, Response = Response<B>> + Clone,
     S::Error: std::fmt::Debug,
     B: http_body::Body<Data = Bytes>,
     B::Error: std::fmt::Debug,
 {
+    request.extensions_mut().insert(ExposeRejection);
     Answer::of(service.clone().oneshot(request).await.unwrap()).await
 }
 
