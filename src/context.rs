@@ -9,7 +9,7 @@ use crate::identity::Identity;
 use crate::rejection::{Cause, ExposeRejection, Reason, Rejection};
 use crate::usage::UsageSlot;
 
-/// What the policies of one stack have found out about a request.
+/// Facts about a request that the policies of one stack share.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     /// The time of day, if nothing has waited since it was read.

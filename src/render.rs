@@ -214,7 +214,7 @@ impl Voice {
         };
     }
 
-    /// Whether every door would give the same answer.
+    /// Returns whether all `AuthLayer`s would render the same.
     fn has_nothing_to_add(&self, rejection: &Rejection) -> bool {
         let reason = rejection.reason();
         self.settings.respond.is_none()
@@ -420,7 +420,7 @@ const fn place(reason: Reason, scheme: Scheme) -> usize {
     reason.index() * Scheme::ALL.len() + scheme as usize
 }
 
-/// Whether the response still says what the rejection says.
+/// Returns whether the response still has the status of the rejection.
 pub(crate) fn is_answered_by<B>(response: &Response<B>, rejection: &Rejection) -> bool {
     let code = match rejection.dialect {
         Dialect::Http => return response.status() == rejection.reason().status(),

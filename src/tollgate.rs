@@ -11,12 +11,15 @@ use crate::gate::{Gate, Policies};
 ///
 /// It behaves like the same layers nested in a `tower::ServiceBuilder`, and costs less: the request
 /// is taken apart once, there is one future, and the layers share what they find out about the
-/// request. A rejection is rendered once, by the [`AuthLayer`](crate::AuthLayer) around the layer
-/// that rejects, or if there is none by the first `AuthLayer` of the stack. Its realm, its schemes
-/// and its [`respond_with`](crate::AuthLayer::respond_with) apply then.
+/// request.
 ///
-/// Each element is a layer of this crate, an `Option` of one, another `Tollgate`'s tuple, or a
-/// tuple. Layers of other crates go outside or inside.
+/// A rejection is rendered once, by the [`AuthLayer`](crate::AuthLayer) around the layer that rejects.
+/// If that layer is outside of all `AuthLayer`s, the first `AuthLayer` of the stack renders the
+/// rejection. The realm, the schemes and the [`respond_with`](crate::AuthLayer::respond_with) of that
+/// `AuthLayer` apply.
+///
+/// Each element is a layer of this crate, an `Option` of one, or a tuple of these. Layers of other
+/// crates go outside or inside of the `Tollgate`.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {

@@ -82,7 +82,7 @@ pub struct Call<'a> {
     pub(crate) known: &'a mut Known,
 }
 
-/// What a policy does about the caller, which decides where it can be in a stack.
+/// The part of a policy in identifying the caller, which decides where it can be in a stack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Role {
     /// Identifies the caller.

@@ -17,7 +17,7 @@ use crate::render::Voice;
 ///
 /// This trait is sealed.
 pub trait Policies: 'static {
-    /// How far a request has come, and what each policy keeps about it.
+    /// The progress of a request, with the state that each policy keeps about it.
     #[doc(hidden)]
     type Visits: Default + 'static;
 

@@ -114,16 +114,15 @@ impl Fields {
 /// Formats `RateLimit`: the units left of each quota, and the time until there are more. A
 /// client that keeps to `r` requests in `t` seconds keeps to the rate.
 fn ratelimit(quotas: &Quotas, decision: &Decision) -> HeaderValue {
-    let mut numbers = [(itoa::Buffer::new(), itoa::Buffer::new()); Quotas::MOST];
-    let mut parts = [("", "", ""); Quotas::MOST];
+    let mut text = Text::default();
     let standings = quotas.iter().zip(quotas.rates()).zip(decision.cells);
-    let mut len = 0;
-    for (((part, (left, wait)), ((quota, rate), cell)), at) in
-        parts.iter_mut().zip(&mut numbers).zip(standings).zip(0..)
-    {
+    for (((quota, rate), cell), at) in standings.zip(0..) {
         let remaining = decision.left(rate, cell);
-        let time = match rate.step(cell, decision.now, 1) {
-            Step::Wait(_, wait) => wait,
+        let time = match remaining {
+            0 => match rate.step(cell, decision.now, 1) {
+                Step::Wait(_, wait) => wait,
+                _ => rate.time_of(0),
+            },
             _ => rate.time_of(remaining),
         };
         let time = match decision.verdict {
@@ -135,35 +134,54 @@ fn ratelimit(quotas: &Quotas, decision: &Decision) -> HeaderValue {
             } if violated & (1 << at) != 0 => time.min(wait),
             _ => time,
         };
-        *part = (
-            quota.name(),
-            left.format(remaining),
-            wait.format(seconds_up(time)),
-        );
-        let separator = if at == 0 { 0 } else { SEPARATOR.len() };
-        len += part.0.len() + part.1.len() + part.2.len() + OVERHEAD + separator;
+        text.push(if at == 0 { "\"" } else { ", \"" });
+        text.push(quota.name());
+        text.push("\";r=");
+        text.push(itoa::Buffer::new().format(remaining));
+        text.push(";t=");
+        text.push(itoa::Buffer::new().format(seconds_up(time)));
     }
-    // The exact length: a longer buffer would be copied.
-    let mut text = String::with_capacity(len);
-    for (at, (name, left, wait)) in parts[..quotas.rates().len()].iter().enumerate() {
-        for part in [
-            if at == 0 { "" } else { SEPARATOR },
-            "\"",
-            name,
-            "\";r=",
-            left,
-            ";t=",
-            wait,
-        ] {
-            text.push_str(part);
-        }
-    }
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    // Names are plain, and the rest is numbers.
+    HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-const SEPARATOR: &str = ", ";
-/// Of what stands around the name and the numbers.
-const OVERHEAD: usize = "\"\";r=;t=".len();
+/// A text on the stack, as long as it is short.
+struct Text {
+    short: [u8; 96],
+    len: usize,
+    long: Vec<u8>,
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self {
+            short: [0; 96],
+            len: 0,
+            long: Vec::new(),
+        }
+    }
+}
+
+impl Text {
+    fn push(&mut self, part: &str) {
+        if self.long.is_empty() {
+            if let Some(place) = self.short.get_mut(self.len..self.len + part.len()) {
+                place.copy_from_slice(part.as_bytes());
+                self.len += part.len();
+                return;
+            }
+            self.long.extend_from_slice(&self.short[..self.len]);
+        }
+        self.long.extend_from_slice(part.as_bytes());
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self.long.is_empty() {
+            true => &self.short[..self.len],
+            false => &self.long,
+        }
+    }
+}
 
 /// A wait in whole seconds: never shorter than it is, never 0.
 pub(crate) fn seconds_up(wait: Duration) -> u64 {

@@ -48,7 +48,7 @@ struct Charge {
     cost: u32,
 }
 
-/// What a request was admitted with.
+/// The decision that has admitted a request.
 #[derive(Debug)]
 struct Receipt {
     decision: Decision,

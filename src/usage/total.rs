@@ -30,7 +30,7 @@ pub(super) struct Sums {
     last_seen: Timestamp,
 }
 
-/// What totals count of a request.
+/// The part of a request's record that totals have.
 pub(super) struct Counted<'a> {
     pub(super) principal: Option<&'a Principal>,
     pub(super) refusal: Option<Reason>,

@@ -41,6 +41,7 @@ mod restrictions;
 mod rotation;
 mod schemes;
 mod shared_limiters;
+mod stack;
 mod structured;
 mod support;
 mod tidy;
