@@ -26,6 +26,9 @@ use scenarios::Scenario;
 #[bench::anonymous("anonymous, optional")]
 #[bench::counted("counted")]
 #[bench::counted_key("counted, key accepted")]
+#[bench::whole("whole stack")]
+#[bench::whole_nested("whole stack, nested")]
+#[bench::over_limit("whole stack, over the limit, 429")]
 fn gate(scenario: Scenario) -> (u16, Scenario) {
     // It is handed back, so that its end is not counted.
     (scenario.run(), scenario)

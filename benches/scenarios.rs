@@ -15,8 +15,10 @@ use http_body_util::Empty;
 use tollgate::keys::{Cached, KeyStore, MemoryKeys, NewKey, Peppers};
 use tollgate::testing::TestKeys;
 use tollgate::usage::Usage;
-use tollgate::{ApiKeys, AuthLayer, RequireLayer, UsageLayer, scope};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tollgate::{
+    ApiKeys, AuthLayer, Quota, RateLimitLayer, RequireLayer, Tollgate, UsageLayer, scope,
+};
+use tower::{Layer, Service, ServiceExt};
 
 /// One case: sends a request through a service, and tells the status of the answer.
 pub(crate) struct Scenario(Box<dyn Fn() -> u16 + Sync>);
@@ -38,8 +40,12 @@ impl Scenario {
         let auth = || door.layer(Inner);
         let auth_and = |needed| {
             let require = RequireLayer::new(scope(needed));
-            let stack = ServiceBuilder::new().layer(door.clone()).layer(require);
-            stack.service(Inner)
+            Tollgate::new((door.clone(), require)).layer(Inner)
+        };
+        let whole = |quota| {
+            let usage = UsageLayer::new(Usage::new());
+            let require = RequireLayer::new(scope("items:read"));
+            (usage, door.clone(), require, RateLimitLayer::new(quota))
         };
         let scenario = match name {
             "passthrough" => Self::new(Inner, Some(&good)),
@@ -51,8 +57,23 @@ impl Scenario {
             "counted" => Self::new(UsageLayer::new(Usage::new()).layer(Inner), None),
             "counted, key accepted" => {
                 let usage = UsageLayer::new(Usage::new());
-                let stack = ServiceBuilder::new().layer(usage).layer(door.clone());
-                Self::new(stack.service(Inner), Some(&good))
+                let stack = Tollgate::new((usage, door.clone()));
+                Self::new(stack.layer(Inner), Some(&good))
+            }
+            "whole stack" => {
+                let stack = Tollgate::new(whole(Quota::per_second(1_000_000)));
+                Self::new(stack.layer(Inner), Some(&good))
+            }
+            // A tuple of layers is a layer, and nests them.
+            "whole stack, nested" => {
+                let nested = whole(Quota::per_second(1_000_000));
+                Self::new(nested.layer(Inner), Some(&good))
+            }
+            "whole stack, over the limit, 429" => {
+                let stack = Tollgate::new(whole(Quota::per_day(1)));
+                let scenario = Self::new(stack.layer(Inner), Some(&good));
+                scenario.run();
+                scenario
             }
             "anonymous, optional" => Self::new(door.clone().optional().layer(Inner), None),
             other => panic!("{other} is no scenario"),

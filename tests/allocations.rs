@@ -23,7 +23,7 @@ use tollgate::keys::{Cached, MemoryKeys, NewKey};
 use tollgate::limit::{Fields, Quota, RateLimitLayer};
 use tollgate::testing::TestIssuer;
 use tollgate::usage::Usage;
-use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, UsageLayer, scope};
+use tollgate::{ApiKeys, AuthLayer, Identity, Jwt, RequireLayer, Tollgate, UsageLayer, scope};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use support::{issue, keys_over, with};
@@ -88,6 +88,53 @@ async fn a_good_key_allocates_no_more_than_five_times() {
         let with_scope = allocations(&stack.service(Inner), &request) - bare;
         assert_eq!(with_scope, alone, "a requirement that is met costs none");
     }
+}
+
+/// What a service allocates for the second of two equal requests, whatever it answers.
+fn allocations_of_second<S, B>(service: &S, request: &Request<()>, status: u16) -> u64
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body,
+{
+    let count = |request: Request<()>| {
+        let mut last = 0;
+        let counted = measure(|| {
+            let mut call = pin!(service.clone().oneshot(request));
+            let mut cx = Context::from_waker(Waker::noop());
+            let Poll::Ready(Ok(response)) = call.as_mut().poll(&mut cx) else {
+                panic!("nothing here waits");
+            };
+            last = response.status().as_u16();
+        });
+        (last, counted.count_total)
+    };
+    for _ in 0..2 {
+        count(request.clone());
+    }
+    let (last, counted) = count(request.clone());
+    assert_eq!(last, status);
+    counted
+}
+
+#[tokio::test]
+async fn a_whole_stack_allocates_little() {
+    let keys = keys_over(MemoryKeys::new());
+    let key = issue(&keys, NewKey::for_owner("ann").scopes(["orders:read"])).await;
+    let request = with("x-api-key", &key);
+    let bare = allocations(&Inner, &request);
+    let stack = |quota| {
+        let usage = UsageLayer::new(Usage::new());
+        let require = RequireLayer::new(scope("orders:read"));
+        let limit = RateLimitLayer::new(quota);
+        Tollgate::new((usage, AuthLayer::new(keys.clone()), require, limit)).layer(Inner)
+    };
+    let accepted = allocations(&stack(Quota::per_second(1_000)), &request) - bare;
+    assert!(accepted <= 8, "{accepted}");
+    let refused = allocations_of_second(&stack(Quota::per_day(1)), &request, 429) - bare;
+    assert!(refused <= 13, "{refused}");
+    let unknown = with("x-api-key", "acme_unknown");
+    let refused = allocations_of_second(&stack(Quota::per_day(1)), &unknown, 401) - bare;
+    assert!(refused <= 8, "{refused}");
 }
 
 #[tokio::test]
