@@ -98,13 +98,25 @@ impl Restrictions {
     /// network.
     #[must_use]
     pub fn admit(&self, client: Option<IpAddr>, request: &Parts) -> bool {
+        self.unmet(client, request).is_none()
+    }
+
+    /// Returns the name of the first list that a request does not meet.
+    pub(crate) fn unmet(&self, client: Option<IpAddr>, request: &Parts) -> Option<&'static str> {
         let network = |net: &IpNet| client.is_some_and(|client| net.contains(&client));
         // A stored `get` must not permit requests with the method `get`, which is not `GET`.
         let is_canonical = |method: &String| standard_method(method).is_none_or(|m| m == method);
         let method = |method: &String| *method == request.method.as_str() && is_canonical(method);
-        (self.networks.is_empty() || self.networks.iter().any(network))
-            && (self.methods.is_empty() || self.methods.iter().any(method))
-            && (self.referrers.is_empty() || self.admits_referrer(request))
+        if !self.networks.is_empty() && !self.networks.iter().any(network) {
+            return Some("networks");
+        }
+        if !self.methods.is_empty() && !self.methods.iter().any(method) {
+            return Some("methods");
+        }
+        if !self.referrers.is_empty() && !self.admits_referrer(request) {
+            return Some("referrers");
+        }
+        None
     }
 
     fn admits_referrer(&self, request: &Parts) -> bool {

@@ -88,6 +88,9 @@ pub(super) fn take_authorization(
         {
             return Err(malformed(Cause::NotToken68, Scheme::Bearer));
         }
+        Meaning::Unknown if rest.is_empty() => {
+            return Err(Rejection::new(Reason::CredentialsMissing, Cause::NoScheme));
+        }
         Meaning::Unknown => {
             return Err(Rejection::new(
                 Reason::CredentialsMissing,

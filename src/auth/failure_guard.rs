@@ -216,7 +216,15 @@ impl Budget {
             is_failure && {
                 // The allowance was kept for it.
                 limit.failures.charge(*network, now).ok();
-                limit.failures.allowance(*network, now).is_err()
+                let is_over = limit.failures.allowance(*network, now).is_err();
+                if is_over {
+                    tracing::info!(
+                        target: "tollgate::auth",
+                        %network,
+                        "too many failed authentications: credentials of this network are limited"
+                    );
+                }
+                is_over
             }
         };
         match self.stage {

@@ -58,6 +58,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +70,7 @@ use crate::auth::failure_guard::{FailureGuard, FailureLimit};
 use crate::auth::failures::Failures;
 use crate::clock::Clock;
 use crate::config::{ConfigError, literal};
+use crate::context;
 use crate::gate::{Check, Gate};
 use crate::limit::gcra::Rate;
 use crate::network::{ClientIp, ClientSetting};
@@ -82,6 +84,8 @@ use crate::respond::Voice;
 pub struct AuthFailureLimitLayer {
     settings: Settings,
     clients: ClientSetting,
+    /// Set once the log has that the layer is at the wrong place.
+    reported_order: Arc<AtomicBool>,
     limit: Arc<FailureLimit>,
 }
 
@@ -117,6 +121,7 @@ impl AuthFailureLimitLayer {
         Ok(Self {
             settings,
             clients: ClientSetting::default(),
+            reported_order: Arc::default(),
             limit: Arc::new(FailureLimit::new(settings.failures())),
         })
     }
@@ -227,6 +232,7 @@ impl<S> Layer<S> for AuthFailureLimitLayer {
     fn layer(&self, inner: S) -> Self::Service {
         let check = FailureLimited {
             clients: self.clients.clone(),
+            reported_order: Arc::clone(&self.reported_order),
             limit: Arc::clone(&self.limit),
         };
         Gate::new(inner, check)
@@ -237,6 +243,7 @@ impl<S> Layer<S> for AuthFailureLimitLayer {
 #[derive(Clone)]
 pub struct FailureLimited {
     clients: ClientSetting,
+    reported_order: Arc<AtomicBool>,
     limit: Arc<FailureLimit>,
 }
 
@@ -251,6 +258,14 @@ impl Check for FailureLimited {
     type Stamp = ();
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
+        if context::is_decided(&parts.extensions)
+            && !self.reported_order.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!(
+                target: "tollgate::auth",
+                "AuthFailureLimitLayer limits nothing inside of AuthLayer; put it outside"
+            );
+        }
         self.clients.share(parts);
         if let Some(network) = self.clients.located(parts).network {
             let outer = parts.extensions.remove::<FailureGuard>();

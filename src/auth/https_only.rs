@@ -48,6 +48,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,6 +87,7 @@ struct Rule {
     /// Where credentials are looked for.
     sources: Vec<Source>,
     burn: Option<Arc<Burn>>,
+    reported: Arc<AtomicBool>,
 }
 
 /// What ends keys that were sent in clear.
@@ -115,6 +117,7 @@ impl HttpsOnlyLayer {
             voice: Voice::default(),
             sources: Source::defaults(),
             burn: None,
+            reported: Arc::default(),
         };
         Self {
             rule: Arc::new(rule),
@@ -255,7 +258,13 @@ impl Check for HttpsOnly {
         if rule.is_secure(&client) {
             return Ok(()).into();
         }
-        let mut rejection = Rejection::new(Reason::InsecureTransport, Cause::PlainTransport);
+        let cause = if rule.assumed.or(client.transport).is_some() {
+            Cause::PlainTransport
+        } else {
+            rule.report_unknown(&client, parts);
+            Cause::TransportUnknown
+        };
+        let mut rejection = Rejection::new(Reason::InsecureTransport, cause);
         rejection.showed_nothing = rule.shows_nothing(&client, parts);
         Err(rejection).into()
     }
@@ -274,6 +283,20 @@ impl Rule {
         self.assumed.is_none()
             && (client.transport == Some(Transport::Tls)
                 || self.allow_loopback && client.is_loopback)
+    }
+
+    /// Reports once that a request was rejected because its transport is unknown, with the fix.
+    fn report_unknown(&self, client: &Client, request: &Parts) {
+        if self.reported.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (peer, problem) = (client.peer(), client.transport_problem(request));
+        tracing::warn!(
+            target: "tollgate::auth",
+            peer = peer.map(tracing::field::display),
+            problem,
+            "HttpsOnlyLayer rejects requests whose transport is unknown"
+        );
     }
 
     /// Whether nothing is shown, if anybody wants to know. A key that is shown is to be ended.

@@ -255,6 +255,7 @@ impl ClientIp {
             transport,
             is_explicit,
             proxy,
+            peer,
         }
     }
 
@@ -280,8 +281,8 @@ impl ClientIp {
         if is_first(&self.reported.no_peer) {
             tracing::warn!(
                 target: "tollgate::network",
-                "no peer address in the request: clients cannot be told apart by address; with \
-                 axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`; with \
+                "no peer address in the request: clients cannot be told apart by address, and \
+                 AuthFailureLimitLayer limits none of them; with axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`; with \
                  other servers, insert a `SocketAddr` into the request extensions or set \
                  `ClientIp::peer_from`"
             );
@@ -344,6 +345,7 @@ pub(crate) struct Client {
     is_explicit: bool,
     /// The fields of the trusted proxy that the request came through, if it did.
     proxy: Option<ProxyFields>,
+    peer: Option<IpAddr>,
 }
 
 impl Client {
@@ -357,6 +359,39 @@ impl Client {
     /// Irreversible actions need this.
     pub(crate) fn is_explicitly_plain(&self) -> bool {
         self.is_explicit && self.transport == Some(Transport::Plain)
+    }
+
+    pub(crate) const fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// Returns why the transport of a request is unknown, and the fix.
+    pub(crate) fn transport_problem(&self, request: &Parts) -> &'static str {
+        let is_forwarded = [ProxyFields::XForwarded, ProxyFields::Forwarded]
+            .iter()
+            .any(|fields| !fields.protocols(&request.headers).is_empty());
+        match (self.peer, self.proxy) {
+            (_, Some(ProxyFields::XForwarded)) => {
+                "the trusted proxy did not say `https`, `wss`, `http` or `ws` in X-Forwarded-Proto; \
+                 with nginx: `proxy_set_header X-Forwarded-Proto $scheme`"
+            }
+            (_, Some(ProxyFields::Forwarded)) => {
+                "the trusted proxy did not say `proto=https` or `proto=http` in the last element of \
+                 Forwarded"
+            }
+            (None, None) if is_forwarded => {
+                "the request has no peer address, so that no proxy can be trusted; with axum, serve \
+                 with `into_make_service_with_connect_info::<SocketAddr>()`"
+            }
+            (Some(_), None) if is_forwarded => {
+                "the peer is not a trusted proxy, so that its header is not believed; if it is your \
+                 proxy, add it to `ClientIp::trusted_proxies`"
+            }
+            (_, None) => {
+                "the server does not say whether the connection is encrypted; insert `Transport` into \
+                 the request extensions, or call `HttpsOnlyLayer::assume`"
+            }
+        }
     }
 
     /// The host that the client addressed, as a trusted proxy reports it, else as the request does.
