@@ -255,10 +255,11 @@ impl Check for HttpsOnly {
             return Ok(()).into();
         }
         let client = rule.clients.client(parts);
-        if rule.is_secure(&client) {
+        if rule.is_secure(&client, parts) {
             return Ok(()).into();
         }
-        let cause = if rule.assumed.or(client.transport).is_some() {
+        let transport = rule.assumed.or_else(|| client.transport(parts));
+        let cause = if transport.is_some() {
             Cause::PlainTransport
         } else {
             rule.report_unknown(&client, parts);
@@ -279,9 +280,9 @@ impl Check for HttpsOnly {
 }
 
 impl Rule {
-    fn is_secure(&self, client: &Client) -> bool {
+    fn is_secure(&self, client: &Client, request: &Parts) -> bool {
         self.assumed.is_none()
-            && (client.transport == Some(Transport::Tls)
+            && (client.transport(request) == Some(Transport::Tls)
                 || self.allow_loopback && client.is_loopback)
     }
 
@@ -321,7 +322,7 @@ impl Rule {
         let claims = |text: &[u8]| burn.is_some_and(|burn| (burn.claims)(text));
         match (take_one(parts, &self.sources, &rules, Some(&claims)), burn) {
             (Ok(None), _) => return true,
-            (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, client),
+            (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, client, parts),
             // What is no credential that anybody would accept may be one all the same.
             (Ok(Some(_)) | Err(_), _) => {}
         }
@@ -329,11 +330,11 @@ impl Rule {
     }
 
     /// Ends the key, if a trusted party has explicitly said that it came in cleartext.
-    fn burn(&self, burn: &Burn, credential: Credential, client: &Client) {
+    fn burn(&self, burn: &Burn, credential: Credential, client: &Client, request: &Parts) {
         let (Some(address), Some(network)) = (client.address, client.network) else {
             return;
         };
-        if !client.is_explicitly_plain() {
+        if !client.is_explicitly_plain(request) {
             return;
         }
         let now = self.clock.now();
