@@ -47,7 +47,7 @@ causes! {
     NotToken68 = "not_token68",
     /// `Basic` credentials are not a user name with an empty password.
     NotBasicUserName = "not_basic_user_name",
-    /// A cookie was sent by another site on an unsafe method.
+    /// Another site made a request with a cookie that may change something or opens a connection.
     CrossSite = "cross_site",
     /// A credential stands in the URI.
     InUri = "in_uri",
