@@ -65,8 +65,8 @@ pub(crate) fn standard_method(text: &str) -> Option<&'static str> {
 /// nothing. If several lists have entries, all of them must be met.
 ///
 /// [`ApiKeys::issue`](crate::ApiKeys::issue) and [`ApiKeys::update`](crate::ApiKeys::update) store
-/// entries in their canonical form. An entry that a store returns in any other form matches no
-/// request, so that it never permits more than the canonical form.
+/// entries in their canonical form. An entry that a store returns in another form never permits more
+/// than the canonical form: methods in lower case permit nothing.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 #[expect(
@@ -131,8 +131,11 @@ impl Restrictions {
         let Some(from) = url.and_then(Origin::of_url) else {
             return false;
         };
+        // Most patterns are canonical origins, and need not be parsed.
+        let canonical = from.to_string();
         self.referrers.iter().any(|pattern| {
-            OriginPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(&from))
+            *pattern == canonical
+                || OriginPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(&from))
         })
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response};
+use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::auth::authenticate::{Answer, Authenticate};
 use crate::auth::certificate::is_proved;
@@ -27,6 +27,7 @@ use crate::origin::OriginPattern;
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::respond::Voice;
+use crate::scope::ScopeSet;
 
 /// The settings of an [`AuthLayer`], shared by all services that it made.
 pub(crate) struct Door<A> {
@@ -39,6 +40,7 @@ pub(crate) struct Door<A> {
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) optional_for: Option<Arc<OptionalFor>>,
+    pub(crate) challenge_scopes_for: Option<Arc<ScopesFor>>,
     pub(crate) allow_preflight: bool,
     /// None: the system's.
     pub(crate) clock: Option<Arc<dyn Clock>>,
@@ -55,6 +57,8 @@ pub(crate) struct Door<A> {
 }
 
 pub(crate) type OptionalFor = dyn Fn(&Parts) -> bool + Send + Sync;
+
+pub(crate) type ScopesFor = dyn Fn(&Parts) -> Option<ScopeSet> + Send + Sync;
 
 pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
@@ -153,6 +157,7 @@ impl<A> Clone for Door<A> {
             rules: self.rules.clone(),
             optional: self.optional,
             optional_for: self.optional_for.clone(),
+            challenge_scopes_for: self.challenge_scopes_for.clone(),
             allow_preflight: self.allow_preflight,
             clock: self.clock.clone(),
             voice: self.voice.clone(),
@@ -201,6 +206,47 @@ impl<A: Authenticate> Check for Auth<A> {
     type Stamp = DoorStamp<A>;
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<Shown, Rejection>> {
+        match (self.decide(parts), &self.door.challenge_scopes_for) {
+            (decided, None) => decided,
+            (Pending::Ready(decided), Some(scopes)) => decided
+                .map_err(|rejection| declare(rejection, || scopes(parts)))
+                .into(),
+            (Pending::Later(decided), Some(scopes)) => {
+                let scopes = scopes(parts);
+                Pending::later(async move {
+                    decided
+                        .await
+                        .map_err(|rejection| declare(rejection, || scopes))
+                })
+            }
+        }
+    }
+
+    fn admit(&self, parts: &mut Parts, pass: Shown) -> Result<DoorStamp<A>, Rejection> {
+        self.let_in(parts, pass).map_err(|rejection| {
+            let scopes = self.door.challenge_scopes_for.as_ref();
+            declare(rejection, || scopes.and_then(|scopes| scopes(parts)))
+        })
+    }
+
+    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
+        self.door.voice.answer_at_door(rejection)
+    }
+}
+
+/// Names the scopes that the route needs in a 401.
+fn declare(rejection: Rejection, scopes: impl FnOnce() -> Option<ScopeSet>) -> Rejection {
+    if rejection.reason().status() != StatusCode::UNAUTHORIZED {
+        return rejection;
+    }
+    match scopes().filter(|scopes| !scopes.is_empty()) {
+        Some(scopes) => rejection.with_required_scopes(scopes),
+        None => rejection,
+    }
+}
+
+impl<A: Authenticate> Auth<A> {
+    fn decide(&self, parts: &mut Parts) -> Pending<Result<Shown, Rejection>> {
         let door = &*self.door;
         door.clients.share(parts);
         let request_id = door
@@ -280,7 +326,7 @@ impl<A: Authenticate> Check for Auth<A> {
         }
     }
 
-    fn admit(&self, parts: &mut Parts, pass: Shown) -> Result<DoorStamp<A>, Rejection> {
+    fn let_in(&self, parts: &mut Parts, pass: Shown) -> Result<DoorStamp<A>, Rejection> {
         let Shown {
             identity,
             source,
@@ -338,10 +384,6 @@ impl<A: Authenticate> Check for Auth<A> {
         parts.extensions.remove::<Anonymous>();
         parts.extensions.insert(identity);
         Ok(stamp)
-    }
-
-    fn answer(&self, rejection: Rejection) -> Response<Bytes> {
-        self.door.voice.answer_at_door(rejection)
     }
 }
 

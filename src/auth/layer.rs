@@ -57,6 +57,7 @@ impl<A: Authenticate> AuthLayer<A> {
             },
             optional: false,
             optional_for: None,
+            challenge_scopes_for: None,
             allow_preflight: false,
             clock: None,
             voice: Voice::default(),
@@ -336,6 +337,20 @@ impl<A: Authenticate> AuthLayer<A> {
             door.voice
                 .set(|settings| settings.challenge_scopes = scopes)
         }))
+    }
+
+    /// Names the scopes of each route in the challenge of a 401, so that a client asks for no more than
+    /// the route needs. Where `scopes` returns `None`, those of [`AuthLayer::challenge_scopes`] are
+    /// named.
+    ///
+    /// [`Rules::challenge_scopes`](crate::authorize::Rules::challenge_scopes) gives the scopes that a set
+    /// of rules requires.
+    #[must_use]
+    pub fn challenge_scopes_for(
+        self,
+        scopes: impl Fn(&Parts) -> Option<ScopeSet> + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|door| door.challenge_scopes_for = Some(Arc::new(scopes)))
     }
 
     /// Sets the realm of the challenges: `api` unless set.

@@ -11,6 +11,7 @@ use crate::authorize::path::{REST, Route, Spelling};
 use crate::authorize::requirement::{Hierarchy, Requirement};
 use crate::config::{ConfigError, literal};
 use crate::restriction::rule_method;
+use crate::scope::ScopeSet;
 
 /// What each route requires: for a [`RequireLayer`](crate::RequireLayer) in front of a
 /// whole router.
@@ -41,7 +42,13 @@ use crate::restriction::rule_method;
 /// [`AuthLayer::optional_for`](crate::AuthLayer::optional_for) with [`Rules::public_routes`]. Otherwise
 /// it rejects every request without a credential before any rule is read. Behind an
 /// [`optional`](crate::AuthLayer::optional) layer, a request without a credential passes where the rule
-/// is [`Rules::public`], and is rejected with 401 elsewhere; the challenge names the scopes of the rule.
+/// is [`Rules::public`], and is rejected with 401 elsewhere. Such a layer does not search the query for
+/// credentials, so prefer `optional_for`.
+///
+/// # Challenges
+/// A 401 for a request without a credential names the scopes of the rule behind an optional layer. For
+/// every 401, also of a token that has expired, pass [`Rules::challenge_scopes`] to
+/// [`AuthLayer::challenge_scopes_for`](crate::AuthLayer::challenge_scopes_for).
 ///
 /// # Nested routers
 /// The rules see the path that the layer sees. On the outermost router that is the whole path. A layer
@@ -245,6 +252,32 @@ impl Rules {
     pub fn public_routes(&self) -> impl Fn(&Parts) -> bool + Send + Sync + 'static {
         let rules = self.clone();
         move |request| matches!(rules.ruling(request), Ruling::Public)
+    }
+
+    /// Returns the fewest scopes that a request needs, as a function: for
+    /// [`AuthLayer::challenge_scopes_for`](crate::AuthLayer::challenge_scopes_for), so that every 401
+    /// names them.
+    ///
+    /// ```
+    /// use tollgate::authorize::{Rules, scope};
+    /// use tollgate::keys::Peppers;
+    /// use tollgate::{ApiKeys, AuthLayer, RequireLayer};
+    ///
+    /// let rules = Rules::new().route("GET /orders", scope("orders:read")).public("GET /health");
+    /// let auth = AuthLayer::new(ApiKeys::in_memory(Peppers::random()))
+    ///     .optional_for(rules.public_routes())
+    ///     .challenge_scopes_for(rules.challenge_scopes());
+    /// let require = RequireLayer::new(rules);
+    /// ```
+    pub fn challenge_scopes(&self) -> impl Fn(&Parts) -> Option<ScopeSet> + Send + Sync + 'static {
+        let rules = self.clone();
+        move |request| match rules.ruling(request) {
+            Ruling::Requires(requirement) => {
+                let scopes = ScopeSet::try_new(requirement.scopes_for_strangers()).ok();
+                scopes.filter(|scopes| !scopes.is_empty())
+            }
+            Ruling::Public | Ruling::Nobody | Ruling::Ambiguous => None,
+        }
     }
 
     /// Those of these routes that no rule is for, and for whom only

@@ -4,11 +4,11 @@ use http::{Request, Version};
 use proptest::prelude::*;
 use tollgate::authorize::{Hierarchy, Policy, Rules, authenticated, role, scope};
 use tollgate::keys::NewKey;
-use tollgate::testing::assert_covered;
-use tollgate::{AuthLayer, Identity, RequireLayer};
+use tollgate::testing::{TestIssuer, assert_covered};
+use tollgate::{AuthLayer, Identity, Jwt, RequireLayer};
 use tower::ServiceBuilder;
 
-use crate::support::{Answer, clock, issue, keys_over, send, who};
+use crate::support::{Answer, Script, Scripted, clock, issue, keys_over, send, who};
 
 fn rules() -> Rules {
     Rules::new()
@@ -440,6 +440,56 @@ async fn public_routes_need_no_credential_behind_a_required_layer() {
         }
         let answer = send(&stack, request.body(()).unwrap()).await;
         assert_eq!(answer.status, status, "{method} {path} {key:?}");
+    }
+}
+
+/// Rows 1, 9 and 10: clients ask for a token from the challenge, and for no more than the route needs.
+#[tokio::test]
+async fn every_401_names_the_scopes_of_the_rule() {
+    let authority = TestIssuer::new("https://id.example.com/").clock(clock());
+    let keys = keys_over(Scripted::new(Script::Later));
+    let jwt = Jwt::issuer(authority.url())
+        .audience("api")
+        .keys(authority.keys());
+    let auth = AuthLayer::new(keys.or(jwt.build().unwrap()))
+        .optional_for(rules().public_routes())
+        .challenge_scopes(["fallback"])
+        .challenge_scopes_for(rules().challenge_scopes());
+    let stack = ServiceBuilder::new()
+        .layer(auth.clock(clock()))
+        .layer(RequireLayer::new(rules()))
+        .service(who());
+    let hour = std::time::Duration::from_secs(3_600);
+    let token = || authority.token("ann").audience("api");
+    let unknown = tollgate::testing::TestKeys::new("acme").mint(NewKey::for_owner("eve"));
+    for credential in [
+        None,
+        Some(token().expired(hour).sign()),
+        Some(token().unsigned()),
+        Some("acme_live_wrong".into()),
+        Some(unknown),
+    ] {
+        for (path, scopes) in [
+            ("/orders/7", "orders:read"),
+            ("/shop.Orders/Get", "orders:call"),
+            ("/admin/x", "fallback"),
+            ("/elsewhere", "fallback"),
+        ] {
+            let mut request = Request::get(path);
+            if let Some(credential) = &credential {
+                request = request.header("authorization", format!("Bearer {credential}"));
+            }
+            let answer = send(&stack, request.body(()).unwrap()).await;
+            assert_eq!(answer.status, 401, "{path} {credential:?}");
+            let challenges = answer.challenges();
+            let bearer = challenges
+                .iter()
+                .find(|line| line.starts_with("Bearer "))
+                .unwrap();
+            let wanted = format!("scope=\"{scopes}\"");
+            assert!(bearer.contains(&wanted), "{path} {credential:?}: {bearer}");
+            assert!(answer.json().get("required_scopes").is_none());
+        }
     }
 }
 
