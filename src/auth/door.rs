@@ -11,15 +11,15 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use crate::auth::authenticate::{Answer, Authenticate};
+use crate::auth::authenticate::Authenticate;
 use crate::auth::certificate::is_proved;
 use crate::auth::cross_site::is_cross_site;
 use crate::auth::failure_guard::FailureGuard;
+use crate::auth::judge::{Verdict, check_failures, guarded};
 use crate::auth::response::DoorStamp;
-use crate::auth::source::{Recognize, Source, TakeRules, ill_formed, take_one};
+use crate::auth::source::{Recognize, Source, TakeRules, take_one};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::{self, Anonymous};
-use crate::credential::Credential;
 use crate::gate::Check;
 use crate::identity::Identity;
 use crate::network::ClientSetting;
@@ -71,7 +71,7 @@ impl<A> Door<A> {
     }
 
     /// The time of the layer's own clock.
-    fn time(&self) -> Timestamp {
+    pub(super) fn time(&self) -> Timestamp {
         match &self.clock {
             Some(clock) => clock.now(),
             None => SystemClock.now(),
@@ -384,74 +384,6 @@ impl<A: Authenticate> Auth<A> {
         parts.extensions.remove::<Anonymous>();
         parts.extensions.insert(identity);
         Ok(stamp)
-    }
-}
-
-type Verdict = Result<Identity, Rejection>;
-
-impl<A: Authenticate> Door<A> {
-    /// The verdict on a credential, whatever failed before it.
-    fn judge(&self, credential: &Credential, now: Timestamp) -> Pending<Verdict> {
-        // Most are good, and need not be looked at twice.
-        let looks_first = !self.authenticate.refuses_malformed();
-        if looks_first && let Some(rejection) = ill_formed(credential) {
-            return Err(rejection).into();
-        }
-        let answer = self.authenticate.authenticate(credential, now);
-        let is_good = matches!(answer, Answer::Mine(Pending::Ready(Ok(_))));
-        if !looks_first
-            && !is_good
-            && let Some(rejection) = ill_formed(credential)
-        {
-            return Err(rejection).into();
-        }
-        match answer {
-            Answer::Mine(verdict) => verdict,
-            Answer::NotMine => {
-                Err(Rejection::new(Reason::CredentialInvalid, Cause::Unclaimed)).into()
-            }
-        }
-    }
-}
-
-/// The verdict on a credential within the budget of failures of its network.
-fn guarded<A: Authenticate>(
-    door: &Arc<Door<A>>,
-    guard: &FailureGuard,
-    credential: Credential,
-    now: Timestamp,
-) -> Pending<Verdict> {
-    match guard.admit(credential.expose()) {
-        Pending::Ready(Err(rejection)) => Err(rejection).into(),
-        Pending::Ready(Ok(verification)) => match door.judge(&credential, now) {
-            Pending::Ready(verdict) => {
-                verification.end(&verdict);
-                verdict.into()
-            }
-            Pending::Later(verdict) => Pending::later(async move {
-                let verdict = verdict.await;
-                verification.end(&verdict);
-                verdict
-            }),
-        },
-        Pending::Later(admitted) => {
-            let door = Arc::clone(door);
-            Pending::later(async move {
-                let verification = admitted.await?;
-                let now = door.time();
-                let verdict = door.judge(&credential, now).wait().await;
-                verification.end(&verdict);
-                verdict
-            })
-        }
-    }
-}
-
-/// Checks the failures of the network for a request without a credential that could be verified.
-fn check_failures(request: &Parts) -> Result<(), Rejection> {
-    match request.extensions.get::<FailureGuard>() {
-        Some(guard) => guard.check(),
-        None => Ok(()),
     }
 }
 

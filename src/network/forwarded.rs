@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_visited_from_the_right_and_no_further_than_asked() {
+    fn addresses_are_visited_from_the_right_until_told_to_stop() {
         let all = headers(&[
             ("x-forwarded-for", b"a, b, 192.0.2.1"),
             ("x-forwarded-for", b"192.0.2.2"),

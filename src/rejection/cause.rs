@@ -131,7 +131,7 @@ causes! {
     NetworkThrottled = "network_throttled",
     /// The request came in cleartext.
     PlainTransport = "plain_transport",
-    /// Nothing trustworthy says whether the request came over TLS.
+    /// The transport of the request is unknown.
     TransportUnknown = "transport_unknown",
     /// A required scope is missing.
     ScopeMissing = "scope_missing",

@@ -47,7 +47,7 @@ fn stack(
 }
 
 #[tokio::test]
-async fn a_network_that_guesses_is_held_back_whatever_it_shows_and_others_are_not() {
+async fn network_over_its_budget_gets_429_and_others_do_not() {
     let clock = clock();
     let keys = keys_over(MemoryKeys::new());
     let good = issue(&keys, NewKey::for_owner("alice").scopes(["a"])).await;
@@ -107,7 +107,7 @@ async fn only_a_wrong_secret_is_charged() {
 }
 
 #[tokio::test]
-async fn guesses_at_once_are_no_way_around_it_and_slow_handlers_are_no_guesses() {
+async fn guesses_at_once_are_held_to_the_budget() {
     let clock = clock();
     let keys = keys_over(Scripted::new(Script::Later));
     let mut good = Vec::new();
