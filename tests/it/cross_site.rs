@@ -137,6 +137,23 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
             ],
             403,
         ),
+        // The port belongs into both fields, as the deployment guide says.
+        (
+            "https://api.example.com:8443",
+            &[
+                ("host", "api.example.com:8443"),
+                ("x-forwarded-host", "api.example.com:8443"),
+            ],
+            200,
+        ),
+        (
+            "https://api.example.com:8443",
+            &[
+                ("host", "api.example.com:8443"),
+                ("x-forwarded-host", "api.example.com"),
+            ],
+            403,
+        ),
     ];
     for (origin, fields, status) in cases {
         let fields = [&[("origin", origin)], fields].concat();
