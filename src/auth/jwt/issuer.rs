@@ -72,6 +72,9 @@ impl Issuer {
 
     /// Accepts tokens for this audience; may be called for several. It is usually the
     /// URL of the API, and compared byte by byte.
+    ///
+    /// A warning is logged once if a token with a good signature is rejected whose `aud` differs
+    /// only by a trailing slash, `http` in place of `https`, or letter case.
     pub fn audience(mut self, audience: impl Into<Box<str>>) -> Self {
         self.audiences.push(audience.into());
         self
@@ -262,6 +265,7 @@ impl Issuer {
             source,
             resolve: self.resolve,
             misspelled: AtomicBool::new(false),
+            audience_misspelled: AtomicBool::new(false),
         })
     }
 
