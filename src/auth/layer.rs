@@ -48,6 +48,7 @@ impl<A: Authenticate> AuthLayer<A> {
             rules: TakeRules {
                 keep: false,
                 max_len,
+                logged_too_long: Some(Arc::default()),
                 ignored_schemes: Vec::new(),
                 ignored_query_params: Vec::new(),
                 shortest,
@@ -276,7 +277,7 @@ impl<A: Authenticate> AuthLayer<A> {
     }
 
     /// Sets the maximum length of a credential in bytes. Longer credentials are rejected with
-    /// 400, unread.
+    /// 400, unread. The first of them is logged as a warning, with its length.
     ///
     /// Defaults to what the authenticator accepts: 8 KiB, or what
     /// [`Jwt::max_len`](crate::auth::jwt::Jwt::max_len) says. It rarely needs to be called: it

@@ -89,6 +89,46 @@ async fn issuer_of_a_stranger_is_not_logged() {
 }
 
 #[tokio::test]
+async fn misspelled_audience_is_logged_once_with_both_values() {
+    let issuer = "https://id.example.com/";
+    let authority = TestIssuer::new(issuer).clock(clock());
+    for (shown, is_logged) in [
+        ("https://api.example.com/", true),
+        ("http://api.example.com", true),
+        ("https://API.example.com", true),
+        ("https://other.example.com", false),
+        ("https://api.example.com/v1", false),
+        ("https://api.example.com\nWARN forged line", false),
+    ] {
+        let jwt = Jwt::issuer(issuer)
+            .audience("https://unrelated.example.com")
+            .audience(AUDIENCE)
+            .keys(authority.keys())
+            .build()
+            .unwrap();
+        let token = authority.token("ann").audience("account").audience(shown);
+        let token = token.sign();
+        let logged = warnings(async {
+            for _ in 0..50 {
+                let cause = show(&jwt, &token).await.rejection.unwrap();
+                assert_eq!(cause.cause(), Cause::TokenAudience, "{shown}");
+            }
+        });
+        let logged = logged.await;
+        assert_eq!(logged.len(), usize::from(is_logged), "{shown}: {logged:?}");
+        for part in [issuer, AUDIENCE, shown, "Issuer::audience"] {
+            assert!(logged.iter().all(|text| text.contains(part)), "{logged:?}");
+        }
+        // Anybody can send a token that another key has signed.
+        let forged = TestIssuer::new(issuer).clock(clock());
+        let forged = forged.token("ann").audience(shown).sign();
+        let fixed = fixed(issuer).build().unwrap();
+        let logged = warnings(async { assert_eq!(show(&fixed, &forged).await.status, 401) });
+        assert_eq!(logged.await, Vec::<String>::new(), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn metadata_of_a_misspelled_issuer_is_logged() {
     let authority = TestIssuer::new("https://id.example.com/");
     let client =
@@ -266,6 +306,29 @@ async fn cap_that_only_the_layer_raises_is_a_warning() {
         "Jwt::max_len",
         "16384",
         "8192",
+    ] {
+        assert!(logged[0].contains(part), "{logged:?}");
+    }
+}
+
+#[tokio::test]
+async fn too_long_token_is_logged_once_with_its_length() {
+    let jwt = fixed("https://id.example.com").build().unwrap().max_len(64);
+    let service = AuthLayer::new(jwt).clock(clock()).layer(who());
+    let token = format!("Bearer {}", "a".repeat(65));
+    let logged = warnings(async {
+        for _ in 0..3 {
+            let answer = send(&service, with("authorization", token.clone())).await;
+            assert_eq!(answer.rejection.unwrap().cause(), Cause::TooLong);
+        }
+    });
+    let logged = logged.await;
+    assert_eq!(logged.len(), 1, "{logged:?}");
+    for part in [
+        "len=65",
+        "max_len=64",
+        "Jwt::max_len",
+        "AuthLayer::max_credential_len",
     ] {
         assert!(logged[0].contains(part), "{logged:?}");
     }
