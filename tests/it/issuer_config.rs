@@ -167,10 +167,26 @@ fn issuer_without_https_is_refused_with_the_settings() {
         let error = build(issuer, keys).unwrap_err();
         for part in [
             r#"Jwt::issuer("http://keycloak:8080/realms/a")"#,
-            "allow_loopback_http",
-            r#"dangerous_allow_http_hosts(["keycloak"])"#,
+            r#"`.keys(RemoteKeys::discover().dangerous_allow_http_hosts(["keycloak"]))`"#,
         ] {
             assert!(error.contains(part), "{error}");
+        }
+        assert!(!error.contains("loopback"), "{error}");
+    }
+    for host in ["localhost", "127.0.0.1", "[::1]", "id.localhost"] {
+        let url = format!("http://{host}:8080");
+        for (error, call) in [
+            (
+                build(&url, discover()).unwrap_err(),
+                "`.keys(RemoteKeys::discover().allow_loopback_http())`",
+            ),
+            (
+                build("x", RemoteKeys::at(&url).client(client())).unwrap_err(),
+                "`.keys(RemoteKeys::at(..).allow_loopback_http())`",
+            ),
+        ] {
+            assert!(error.contains(call), "{error}");
+            assert!(!error.contains("dangerous"), "{error}");
         }
     }
     let at = "http://user:CANARY@localhost:1/keys?token=CANARY";
