@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use tollgate::jwks::{Algorithm, KeySet, RemoteKeys};
+use tollgate::jwks::{Algorithm, FetchError, KeySet, RemoteKeys};
 use tollgate::rejection::Cause;
 use tollgate::testing::TestIssuer;
 use tollgate::{ApiKeys, AuthLayer, Jwt};
@@ -138,7 +138,17 @@ async fn metadata_of_a_misspelled_issuer_is_logged() {
         .keys(RemoteKeys::discover().client(client))
         .build()
         .unwrap();
-    let logged = warnings(async { assert!(jwt.warm_up().await.is_err()) }).await;
+    let logged = warnings(async {
+        let error = jwt.warm_up().await.unwrap_err();
+        assert_eq!(error.kind(), FetchError::OtherIssuer);
+        assert_eq!(error.issuer(), "https://id.example.com");
+        assert_eq!(
+            error.to_string(),
+            "the keys of \"https://id.example.com\" could not be fetched: the metadata is of another \
+             issuer; the metadata says \"https://id.example.com/\"; call `Jwt::issuer` with that text"
+        );
+    });
+    let logged = logged.await;
     assert_eq!(logged.len(), 1, "{logged:?}");
     assert!(logged[0].contains(r"https://id.example.com/"), "{logged:?}");
     assert!(logged[0].contains("Jwt::issuer"), "{logged:?}");
@@ -347,5 +357,32 @@ async fn too_long_token_is_logged_once_with_its_length() {
         "AuthLayer::max_credential_len",
     ] {
         assert!(logged[0].contains(part), "{logged:?}");
+    }
+}
+
+#[test]
+fn url_of_metadata_is_refused_as_an_issuer() {
+    for (url, issuer) in [
+        (
+            "https://id.example.com/.well-known/openid-configuration",
+            "https://id.example.com",
+        ),
+        (
+            "https://id.example.com/realms/a/.well-known/openid-configuration/",
+            "https://id.example.com/realms/a/",
+        ),
+        (
+            "https://id.example.com/.well-known/oauth-authorization-server/a",
+            "https://id.example.com/a",
+        ),
+    ] {
+        let error = Jwt::issuer(url).audience(AUDIENCE).build().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "Jwt::issuer({url:?}): this is the URL of the metadata; call it with the `issuer` \
+                 that stands in this document, probably {issuer:?}"
+            )
+        );
     }
 }

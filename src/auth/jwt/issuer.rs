@@ -288,6 +288,16 @@ impl Issuer {
                         the tokens";
             return Some(text.into());
         }
+        if let Some((before, after)) = METADATA
+            .iter()
+            .find_map(|path| self.issuer.split_once(path))
+        {
+            return Some(format!(
+                "this is the URL of the metadata; call it with the `issuer` that stands in this \
+                 document, probably {:?}",
+                format!("{before}{after}")
+            ));
+        }
         if self.audiences.is_empty() && !self.any_audience {
             let text = "no audience was set; call `.audience(\"https://api.example.com\")`, or \
                         `.dangerous_accept_any_audience()` to accept tokens issued for other APIs";
@@ -416,4 +426,9 @@ impl fmt::Debug for Issuer {
     }
 }
 
+/// Where the metadata of issuers is.
+const METADATA: [&str; 2] = [
+    "/.well-known/openid-configuration",
+    "/.well-known/oauth-authorization-server",
+];
 const MOST_LEEWAY: Duration = Duration::from_secs(300);

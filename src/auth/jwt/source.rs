@@ -6,8 +6,8 @@ use crate::auth::jwt::policy::invalid;
 use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::jwks::{
-    Algorithm, Backend, FetchError, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring,
-    Verdict, Wanted, unusable_keys,
+    Algorithm, Backend, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring, Verdict, Wanted,
+    WarmUpError, unusable_keys,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Rejection};
@@ -99,10 +99,15 @@ impl Source {
         }
     }
 
-    pub(super) async fn warm_up(&self) -> Result<(), FetchError> {
+    pub(super) async fn warm_up(&self, issuer: &Arc<str>) -> Result<(), WarmUpError> {
         match self {
             Self::Fixed(_) => Ok(()),
-            Self::Remote(remote) => remote.warm_up().await,
+            Self::Remote(remote) => {
+                let warmed = remote.warm_up().await;
+                warmed.map_err(|error| {
+                    WarmUpError::new(Arc::clone(issuer), error, remote.detail(error))
+                })
+            }
         }
     }
 }
