@@ -18,7 +18,7 @@ mod verifier;
 
 pub use algorithm::Algorithm;
 pub use keys::Keys;
-pub use remote::{FetchError, KeyStatus, RemoteKeys, WarmUpError};
+pub use remote::{FetchError, KeyFetchError, KeyStatus, RemoteKeys};
 pub use set::{KeySet, UnusableKey};
 pub use verifier::Backend;
 

@@ -97,7 +97,7 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
-use crate::jwks::{KeyStatus, Wanted, WarmUpError, is_similar};
+use crate::jwks::{KeyFetchError, KeyStatus, Wanted, is_similar};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -266,7 +266,7 @@ impl Jwt {
     /// Returns the error of the first issuer, in the order in which they were given, whose keys
     /// could not be fetched. The keys of the others were fetched nevertheless. The missing keys are
     /// fetched again in the background.
-    pub async fn warm_up(&self) -> Result<(), WarmUpError> {
+    pub async fn warm_up(&self) -> Result<(), KeyFetchError> {
         let issuers = self.shared.issuers.iter();
         let all =
             join_all(issuers.map(|trusted| trusted.source.warm_up(&trusted.policy.issuer))).await;

@@ -6,8 +6,8 @@ use crate::auth::jwt::policy::invalid;
 use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::jwks::{
-    Algorithm, Backend, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring, Verdict, Wanted,
-    WarmUpError, unusable_keys,
+    Algorithm, Backend, KeyFetchError, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring,
+    Verdict, Wanted, unusable_keys,
 };
 use crate::pending::Pending;
 use crate::rejection::{Cause, Rejection};
@@ -99,13 +99,13 @@ impl Source {
         }
     }
 
-    pub(super) async fn warm_up(&self, issuer: &Arc<str>) -> Result<(), WarmUpError> {
+    pub(super) async fn warm_up(&self, issuer: &Arc<str>) -> Result<(), KeyFetchError> {
         match self {
             Self::Fixed(_) => Ok(()),
             Self::Remote(remote) => {
                 let warmed = remote.warm_up().await;
                 warmed.map_err(|error| {
-                    WarmUpError::new(Arc::clone(issuer), error, remote.detail(error))
+                    KeyFetchError::new(Arc::clone(issuer), error, remote.detail(error))
                 })
             }
         }

@@ -33,7 +33,7 @@ use crate::jwks::remote::question::Source;
 use crate::jwks::remote::schedule::Life;
 
 pub(crate) use engine::{LookUp, Remote, Wanted};
-pub use status::{FetchError, KeyStatus, WarmUpError};
+pub use status::{FetchError, KeyFetchError, KeyStatus};
 
 /// Where the keys of an issuer are fetched from, and how.
 ///

@@ -140,13 +140,13 @@ impl std::error::Error for FetchError {}
 /// The text names the issuer, the error and, where there is one, the detail that the log has: such as
 /// a certificate that is not trusted, or the issuer that the metadata names instead.
 #[derive(Clone, Debug)]
-pub struct WarmUpError {
+pub struct KeyFetchError {
     issuer: Arc<str>,
     error: FetchError,
     detail: Option<Arc<str>>,
 }
 
-impl WarmUpError {
+impl KeyFetchError {
     pub(crate) const fn new(issuer: Arc<str>, error: FetchError, detail: Option<Arc<str>>) -> Self {
         Self {
             issuer,
@@ -168,7 +168,7 @@ impl WarmUpError {
     }
 }
 
-impl fmt::Display for WarmUpError {
+impl fmt::Display for KeyFetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (issuer, error) = (&self.issuer, self.error);
         write!(f, "the keys of {issuer:?} could not be fetched: {error}")?;
@@ -180,4 +180,4 @@ impl fmt::Display for WarmUpError {
 }
 
 /// Has no source: the text of the [`FetchError`] is part of its own.
-impl std::error::Error for WarmUpError {}
+impl std::error::Error for KeyFetchError {}
