@@ -7,7 +7,6 @@ use http::StatusCode;
 use crate::config::ConfigError;
 use crate::keys::lifecycle::LifecycleError;
 use crate::keys::store::StoreError;
-use crate::scope::InvalidScope;
 
 /// An error of a command on keys, such as [`ApiKeys::issue`](crate::ApiKeys::issue) or
 /// [`ApiKeys::update`](crate::ApiKeys::update).
@@ -43,7 +42,7 @@ pub enum KeyError {
     /// A network, method or referrer is not valid.
     InvalidRestriction(ConfigError),
     /// A scope is not valid.
-    InvalidScope(InvalidScope),
+    InvalidScope(ConfigError),
     /// The start or the end of the key does not fit.
     InvalidTimes(ConfigError),
     /// The state of the key does not permit the command.
@@ -103,9 +102,9 @@ impl fmt::Display for KeyError {
                 f.write_str("other changes of the key kept interfering; repeat the command")
             }
             Self::InvalidRestriction(error)
+            | Self::InvalidScope(error)
             | Self::InvalidTimes(error)
             | Self::UnknownEnvironment(error) => error.fmt(f),
-            Self::InvalidScope(error) => write!(f, "scopes: {error}"),
             Self::Lifecycle(error) => error.fmt(f),
             Self::NoOwner => f.write_str(
                 "NewKey::for_owner: the owner is empty; pass the id of the account that the key \
@@ -129,9 +128,9 @@ impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::InvalidRestriction(error)
+            | Self::InvalidScope(error)
             | Self::InvalidTimes(error)
             | Self::UnknownEnvironment(error) => Some(error),
-            Self::InvalidScope(error) => Some(error),
             Self::Lifecycle(error) => Some(error),
             Self::Store(error) => Some(error),
             Self::Conflict
@@ -146,12 +145,6 @@ impl std::error::Error for KeyError {
 impl From<StoreError> for KeyError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
-    }
-}
-
-impl From<InvalidScope> for KeyError {
-    fn from(error: InvalidScope) -> Self {
-        Self::InvalidScope(error)
     }
 }
 

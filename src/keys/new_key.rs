@@ -10,7 +10,6 @@ use crate::keys::pepper::{KeyMac, MacAlgorithm};
 use crate::keys::record::{CachedIdentity, KeyRecord, LastUsed};
 use crate::keys::validate::{self, End};
 use crate::restriction::Restrictions;
-use crate::scope::ScopeSet;
 
 /// A key that is to be issued.
 ///
@@ -211,7 +210,10 @@ impl NewKey {
         }
         let expires_at = self.end.map(|end| end.after(now));
         let start = self.not_before.unwrap_or(now);
-        validate::lifetime("NewKey::expires_at", start, expires_at)?;
+        let setting = self.end.map_or("NewKey::expires_at", |end| {
+            end.named("NewKey::expires_at", "NewKey::expires_in")
+        });
+        validate::lifetime(setting, start, expires_at)?;
         let restrictions = Restrictions {
             networks: validate::networks("NewKey::networks", &self.networks)
                 .map_err(KeyError::InvalidRestriction)?,
@@ -229,7 +231,7 @@ impl NewKey {
             owner: self.owner,
             tenant: self.tenant,
             name: self.name,
-            scopes: ScopeSet::try_new(&self.scopes)?,
+            scopes: validate::scopes("NewKey::scopes", &self.scopes)?,
             roles: self.roles,
             plan: self.plan,
             metadata: self.metadata,

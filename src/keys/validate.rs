@@ -17,6 +17,7 @@ use crate::keys::error::KeyError;
 use crate::network::parse_network;
 use crate::origin::OriginPattern;
 use crate::restriction::{Restrictions, standard_method};
+use crate::scope::ScopeSet;
 
 /// The end of a key: a point in time, or a time after the key was issued or updated.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,14 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// Returns the name of the function that was called.
+    pub(crate) const fn named(self, at: &'static str, within: &'static str) -> &'static str {
+        match self {
+            Self::At(_) => at,
+            Self::In(_) => within,
+        }
+    }
+
     pub(crate) fn after(self, start: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
@@ -55,6 +64,12 @@ pub(crate) fn referrers(setting: &str, texts: &[String]) -> Result<Vec<String>, 
         ))),
     };
     once(texts.iter().map(parse))
+}
+
+/// Checks scopes, and drops repeats.
+pub(crate) fn scopes(setting: &str, texts: &[String]) -> Result<ScopeSet, KeyError> {
+    ScopeSet::try_new(texts)
+        .map_err(|error| KeyError::InvalidScope(ConfigError::new(format!("{setting}: {error}"))))
 }
 
 /// Checks and normalizes the restrictions of a record from configuration.

@@ -327,6 +327,14 @@ async fn new_expiry_must_be_in_the_future_and_after_the_start() {
     let zero = KeyUpdate::new().set_expires_in(Duration::ZERO);
     let error = keys.update(active, zero).await.unwrap_err();
     assert!(matches!(error, KeyError::InvalidTimes(_)));
+    let text = error.to_string();
+    assert!(text.starts_with("KeyUpdate::set_expires_in: "), "{text}");
+    let early = KeyUpdate::new().set_expires_in(seconds(50));
+    let text = keys.update(scheduled, early).await.unwrap_err().to_string();
+    assert!(text.starts_with("KeyUpdate::set_expires_in: "), "{text}");
+    let spaced = KeyUpdate::new().set_scopes(["a b"]);
+    let text = keys.update(active, spaced).await.unwrap_err().to_string();
+    assert!(text.starts_with("KeyUpdate::set_scopes: \"a b\""), "{text}");
     // A start cannot be moved beyond a new expiry either.
     let late = keys.schedule(scheduled, Timestamp::MAX).await.unwrap_err();
     assert!(matches!(late, KeyError::InvalidTimes(_)), "{late}");
