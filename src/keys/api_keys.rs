@@ -414,8 +414,8 @@ impl<S: KeyStore> ApiKeys<S> {
     ///
     /// # Errors
     /// Returns
-    /// - [`KeyError::NoOwner`], [`KeyError::InvalidScope`], [`KeyError::InvalidRestriction`],
-    ///   [`KeyError::InvalidTimes`] or [`KeyError::UnknownEnvironment`] if a value is not valid,
+    /// - [`KeyError::NoOwner`], [`KeyError::InvalidName`], [`KeyError::InvalidScope`],
+    ///   [`KeyError::InvalidRestriction`], [`KeyError::InvalidTimes`] or [`KeyError::UnknownEnvironment`] if a value is not valid,
     /// - [`KeyError::Store`] if the store fails,
     /// - [`KeyError::Randomness`] if the operating system provides no random bytes.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, KeyError> {

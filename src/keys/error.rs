@@ -39,6 +39,9 @@ use crate::keys::store::StoreError;
 pub enum KeyError {
     /// Other commands kept changing the record while this one was retried.
     Conflict,
+    /// The owner, tenant, name, plan or a role has control characters, starts or ends with
+    /// whitespace, or is empty where it must not be.
+    InvalidName(ConfigError),
     /// A network, method or referrer is not valid.
     InvalidRestriction(ConfigError),
     /// A scope is not valid.
@@ -75,7 +78,7 @@ impl KeyError {
     /// | 404 Not Found | `NotFound` |
     /// | 409 Conflict | `Conflict`, `Lifecycle` |
     /// | 412 Precondition Failed | `StaleRevision` |
-    /// | 422 Unprocessable Content | `InvalidRestriction`, `InvalidScope`, `InvalidTimes`, `NoOwner`, `UnknownEnvironment` |
+    /// | 422 Unprocessable Content | `InvalidName`, `InvalidRestriction`, `InvalidScope`, `InvalidTimes`, `NoOwner`, `UnknownEnvironment` |
     /// | 500 Internal Server Error | `Randomness` |
     /// | 503 Service Unavailable | `Store` |
     #[must_use]
@@ -84,7 +87,8 @@ impl KeyError {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Conflict | Self::Lifecycle(_) => StatusCode::CONFLICT,
             Self::StaleRevision { .. } => StatusCode::PRECONDITION_FAILED,
-            Self::InvalidRestriction(_)
+            Self::InvalidName(_)
+            | Self::InvalidRestriction(_)
             | Self::InvalidScope(_)
             | Self::InvalidTimes(_)
             | Self::NoOwner
@@ -101,7 +105,8 @@ impl fmt::Display for KeyError {
             Self::Conflict => {
                 f.write_str("other changes of the key kept interfering; repeat the command")
             }
-            Self::InvalidRestriction(error)
+            Self::InvalidName(error)
+            | Self::InvalidRestriction(error)
             | Self::InvalidScope(error)
             | Self::InvalidTimes(error)
             | Self::UnknownEnvironment(error) => error.fmt(f),
@@ -127,7 +132,8 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::InvalidRestriction(error)
+            Self::InvalidName(error)
+            | Self::InvalidRestriction(error)
             | Self::InvalidScope(error)
             | Self::InvalidTimes(error)
             | Self::UnknownEnvironment(error) => Some(error),

@@ -13,6 +13,10 @@ use crate::restriction::Restrictions;
 
 /// A key that is to be issued.
 ///
+/// The owner, tenant, name, roles, plan and `created_by` must not have control characters, or start or
+/// end with whitespace. Only the name may be empty. Otherwise
+/// [`ApiKeys::issue`](crate::ApiKeys::issue) fails.
+///
 /// ```
 /// use std::time::Duration;
 /// use tollgate::keys::NewKey;
@@ -208,6 +212,12 @@ impl NewKey {
         if self.owner.is_empty() {
             return Err(KeyError::NoOwner);
         }
+        validate::name("NewKey::for_owner", &self.owner)?;
+        validate::names("NewKey::tenant", &self.tenant)?;
+        validate::title("NewKey::name", &self.name)?;
+        validate::names("NewKey::roles", &self.roles)?;
+        validate::names("NewKey::plan", &self.plan)?;
+        validate::names("NewKey::created_by", &self.created_by)?;
         let expires_at = self.end.map(|end| end.after(now));
         let start = self.not_before.unwrap_or(now);
         let setting = self.end.map_or("NewKey::expires_at", |end| {

@@ -97,7 +97,7 @@ impl KeyUpdate {
         self
     }
 
-    /// Sets the name for people.
+    /// Sets the name for people. An empty name removes it.
     pub fn set_name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -242,6 +242,12 @@ impl KeyUpdate {
 
     /// Validates the values that do not depend on the record.
     pub(crate) fn validate(self) -> Result<Changes, KeyError> {
+        validate::title(
+            "KeyUpdate::set_name",
+            self.name.as_deref().unwrap_or_default(),
+        )?;
+        validate::names("KeyUpdate::set_plan", self.plan.iter().flatten())?;
+        validate::names("KeyUpdate::set_roles", self.roles.iter().flatten())?;
         let scopes = self.scopes.as_deref();
         let scopes = scopes.map(|texts| validate::scopes("KeyUpdate::set_scopes", texts));
         let scopes = scopes.transpose()?;

@@ -72,6 +72,40 @@ pub(crate) fn scopes(setting: &str, texts: &[String]) -> Result<ScopeSet, KeyErr
         .map_err(|error| KeyError::InvalidScope(ConfigError::new(format!("{setting}: {error}"))))
 }
 
+/// Checks a text that names something, such as a plan: texts that differ only in how they look name
+/// different plans.
+pub(crate) fn name(setting: &str, text: &str) -> Result<(), KeyError> {
+    let problem = if text.is_empty() {
+        "is empty; pass a name, or leave it out"
+    } else if text.contains(char::is_control) {
+        "has control characters; remove them"
+    } else if text.trim().len() < text.len() {
+        "starts or ends with whitespace; trim it"
+    } else {
+        return Ok(());
+    };
+    let text = Quoted(text);
+    Err(KeyError::InvalidName(ConfigError::new(format!(
+        "{setting}: {text} {problem}"
+    ))))
+}
+
+/// Like [`name`], for each of several texts, or for one that may be missing.
+pub(crate) fn names<'a>(
+    setting: &str,
+    texts: impl IntoIterator<Item = &'a String>,
+) -> Result<(), KeyError> {
+    texts.into_iter().try_for_each(|text| name(setting, text))
+}
+
+/// Like [`name`], for a text for people, which may be empty.
+pub(crate) fn title(setting: &str, text: &str) -> Result<(), KeyError> {
+    match text {
+        "" => Ok(()),
+        text => name(setting, text),
+    }
+}
+
 /// Checks and normalizes the restrictions of a record from configuration.
 pub(crate) fn restrictions(
     setting: &str,
