@@ -14,7 +14,7 @@ use crate::auth::authorization::{clear_authorization, take_authorization};
 use crate::auth::cookie::{clear_cookie, take_cookie};
 use crate::auth::query::{clear_query, has_credential, take_query};
 use crate::auth::websocket::WebSocketProtocol;
-use crate::config::{ConfigError, literal};
+use crate::config::{ConfigError, Quoted, literal};
 use crate::credential::{Credential, Scheme, is_token68};
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -83,7 +83,7 @@ impl Source {
     /// # Errors
     /// Where `query` panics.
     pub fn try_query(name: &str) -> Result<Self, ConfigError> {
-        plain(name).map(|name| Self(Place::Query(name)))
+        plain("query", name).map(|name| Self(Place::Query(name)))
     }
 
     /// A cookie.
@@ -108,7 +108,7 @@ impl Source {
     /// # Errors
     /// Where `cookie` panics.
     pub fn try_cookie(name: &str) -> Result<Self, ConfigError> {
-        plain(name).map(|name| Self(Place::Cookie(name)))
+        plain("cookie", name).map(|name| Self(Place::Cookie(name)))
     }
 
     /// The entry of `Sec-WebSocket-Protocol` that starts with this prefix, for browsers,
@@ -449,13 +449,15 @@ fn in_title_case(name: &HeaderName) -> String {
 }
 
 /// A name that means itself in a query and in a cookie.
-fn plain(name: &str) -> Result<Box<str>, ConfigError> {
+fn plain(setting: &str, name: &str) -> Result<Box<str>, ConfigError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     if !name.is_empty() && name.bytes().all(is_plain) {
         return Ok(name.into());
     }
     Err(ConfigError::new(format!(
-        "{name:?} cannot name a parameter or a cookie"
+        "Source::{setting}: {} is not a usable name; use ASCII letters, digits, `-`, `.`, `_` and `~`, \
+         at least one",
+        Quoted(name)
     )))
 }
 

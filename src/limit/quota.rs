@@ -40,7 +40,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_second(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(1)).named("second")
+        literal(Self::of("per_second", count, Duration::from_secs(1))).named("second")
     }
 
     /// So many a minute.
@@ -50,7 +50,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_minute(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(60)).named("minute")
+        literal(Self::of("per_minute", count, Duration::from_secs(60))).named("minute")
     }
 
     /// So many an hour.
@@ -60,7 +60,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_hour(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(3_600)).named("hour")
+        literal(Self::of("per_hour", count, Duration::from_secs(3_600))).named("hour")
     }
 
     /// So many a day. Keys of a limit are remembered for as long as they have not paid, so
@@ -71,7 +71,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_day(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(86_400)).named("day")
+        literal(Self::of("per_day", count, Duration::from_secs(86_400))).named("day")
     }
 
     /// So many in that time.
@@ -90,13 +90,17 @@ impl Quota {
     /// # Errors
     /// Where `per` panics.
     pub fn try_per(count: u32, period: Duration) -> Result<Self, ConfigError> {
+        Self::of("per", count, period)
+    }
+
+    fn of(constructor: &str, count: u32, period: Duration) -> Result<Self, ConfigError> {
         let quota = Self {
             count,
             period,
             burst: count,
             name: "default".into(),
         };
-        quota.checked()
+        quota.checked(constructor)
     }
 
     /// Sets how many may be used at once: the count unless set.
@@ -118,7 +122,7 @@ impl Quota {
             burst: units,
             ..self
         }
-        .checked()
+        .checked("burst")
     }
 
     /// Names the quota: clients see it in `RateLimit-Policy`. It is `second`, `minute`,
@@ -190,7 +194,7 @@ impl Quota {
         }
     }
 
-    fn checked(self) -> Result<Self, ConfigError> {
+    fn checked(self, function: &str) -> Result<Self, ConfigError> {
         let Self {
             count,
             period,
@@ -212,7 +216,7 @@ impl Quota {
         } else {
             return Ok(self);
         };
-        Err(ConfigError::new(format!("`Quota`: {mistake}")))
+        Err(ConfigError::new(format!("`Quota::{function}`: {mistake}")))
     }
 }
 
@@ -245,7 +249,7 @@ mod tests {
         for (made, expected) in [
             (
                 per(0, second),
-                "`Quota`: the count is 0; use 1 to 1000000000",
+                "`Quota::per`: the count is 0; use 1 to 1000000000",
             ),
             (per(u32::MAX, second), "the count is 4294967295; use"),
             (per(1, Duration::ZERO), "the period is 0ns; use 1 ms"),

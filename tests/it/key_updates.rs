@@ -572,7 +572,10 @@ async fn names_with_invisible_differences_are_rejected() {
             ("NewKey::roles", issue(new().role(text)).await),
             ("NewKey::roles", issue(new().roles(["ok", text])).await),
             ("NewKey::created_by", issue(new().created_by(text)).await),
-            ("KeyUpdate::set_plan", update(update_of().set_plan(text)).await),
+            (
+                "KeyUpdate::set_plan",
+                update(update_of().set_plan(text)).await,
+            ),
             (
                 "KeyUpdate::set_roles",
                 update(update_of().set_roles(["ok", text])).await,
@@ -586,7 +589,10 @@ async fn names_with_invisible_differences_are_rejected() {
             errors.extend([
                 ("NewKey::for_owner", issue(NewKey::for_owner(text)).await),
                 ("NewKey::name", issue(new().name(text)).await),
-                ("KeyUpdate::set_name", update(update_of().set_name(text)).await),
+                (
+                    "KeyUpdate::set_name",
+                    update(update_of().set_name(text)).await,
+                ),
             ]);
         }
         for (setting, error) in errors {

@@ -58,6 +58,7 @@ mod rules;
 mod schemes;
 #[cfg(feature = "tonic")]
 mod servers;
+mod setting_errors;
 mod shared_limiters;
 mod structured;
 mod support;
