@@ -15,6 +15,13 @@ use crate::limit::gcra::Rate;
 /// more than `burst + rate · Δ` is admitted: someone who was away uses the burst at once, and
 /// the rate from then on.
 ///
+/// # Announcement
+/// `RateLimit-Policy` announces the burst and the time in which it comes back, and not the count and
+/// the period: `Quota::per_minute(60).burst(50)` is `"minute";q=50;w=50`, since 50 units come back in
+/// 50 seconds at one per second. A client that sends at most `q` requests in any
+/// `w` seconds is never rejected. Without [`Quota::burst`], `Quota::per_minute(60)` is
+/// `"minute";q=60;w=60`.
+///
 /// ```
 /// use std::time::Duration;
 /// use tollgate::limit::Quota;
@@ -104,6 +111,9 @@ impl Quota {
     }
 
     /// Sets how many may be used at once: the count unless set.
+    ///
+    /// The rate stays the same. `RateLimit-Policy` announces the burst as `q`, and the time in which it
+    /// comes back as `w`: see [`Quota`](Self#announcement).
     ///
     /// # Panics
     /// See [`Quota::per`].
