@@ -105,9 +105,9 @@ impl Look {
     }
 
     /// Tells the log and whoever listens.
-    pub(crate) fn tell(&self, event: KeyEvent) {
+    pub(crate) fn tell(&self, record: &KeyRecord, event: KeyEvent) {
         let id = event.id;
-        event.log();
+        event.log(record);
         // What has happened has happened, whatever becomes of the one who is told.
         if let Some(hear) = &self.hear
             && catch_unwind(AssertUnwindSafe(|| hear(&event))).is_err()
@@ -131,7 +131,7 @@ impl<S: KeyStore> Shared<S> {
         // Nobody may be waiting.
         let _ = look.changes.send(id);
         let event = KeyEvent { id, kind, at };
-        look.tell(event);
+        look.tell(record, event);
         if let Some(audit) = &look.audit {
             // Of a copy, since the record may be changed before it is shared.
             let identity = record.clone().identity(&look.source, self);

@@ -23,6 +23,7 @@ mod grpc;
 mod headers;
 mod issuer_config;
 mod jwt_attacks;
+mod key_events;
 mod key_format;
 mod key_hooks;
 mod key_lookups;
