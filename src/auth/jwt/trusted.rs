@@ -87,8 +87,8 @@ impl Trusted {
         let ours = self.policy.audiences.as_deref().unwrap_or_default();
         let mut shown = None;
         claims.audiences.any(|audience| {
-            let is_similar = |our: &&Box<str>| is_similar_audience(our, audience);
-            let similar = ours.iter().find(is_similar);
+            let mut ours = ours.iter();
+            let similar = ours.find(|our| is_similar_audience(our, audience));
             shown = similar.map(|our| (our.clone(), Box::<str>::from(audience)));
             shown.is_some()
         });
