@@ -25,14 +25,15 @@ use crate::limit::gcra::Rate;
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// use http::{Request, Response};
-/// use tollgate::{Quota, RateLimitLayer};
+/// use tollgate::{Identity, Quota, RateLimitLayer};
 /// use tower::{Layer, ServiceExt, service_fn};
 ///
 /// let layer = RateLimitLayer::new([Quota::per_minute(60).burst(50)]);
 /// let service = layer.layer(service_fn(|_: Request<()>| async {
 ///     Ok::<_, std::convert::Infallible>(Response::new(()))
 /// }));
-/// let response = service.oneshot(Request::new(())).await?;
+/// let caller = Identity::for_test().build();
+/// let response = service.oneshot(Request::get("/").extension(caller).body(())?).await?;
 /// assert_eq!(response.headers()["ratelimit-policy"], r#""minute";q=50;w=50"#);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # })?;
