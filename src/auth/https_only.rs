@@ -312,6 +312,7 @@ impl Rule {
         let rules = TakeRules {
             keep: false,
             max_len: 256,
+            logged_too_long: None,
             ignored_schemes: Vec::new(),
             ignored_query_params: Vec::new(),
             shortest: 1,

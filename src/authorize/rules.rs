@@ -37,6 +37,9 @@ use crate::scope::ScopeSet;
 /// has rules for other methods only is rejected. `HEAD` is `GET`, unless it has a rule of
 /// its own. So is a `CONNECT` with a path over HTTP/2, which opens a WebSocket (RFC 8441).
 ///
+/// Characters of a path that are not ASCII may be written as they are: `/café` is the same as
+/// `/caf%C3%A9`, which is what clients send and what the route of an axum router must be.
+///
 /// # Public routes
 /// Tell the `AuthLayer` outside which routes are public:
 /// [`AuthLayer::optional_for`](crate::AuthLayer::optional_for) with [`Rules::public_routes`]. Otherwise

@@ -457,13 +457,24 @@ pub(crate) fn parse_network(setting: &str, text: &str) -> Result<IpNet, ConfigEr
         .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map(canonical).map_err(|_| {
-        let problem = match text
-            .split_once('/')
-            .map(|(address, _)| address.parse::<IpAddr>())
-        {
-            Some(Ok(IpAddr::V4(_))) => "the prefix length must be a number up to 32",
-            Some(Ok(IpAddr::V6(_))) => "the prefix length must be a number up to 128",
-            _ => "write an address such as `192.0.2.7` or a block such as `10.0.0.0/8`",
+        let trimmed = text.trim();
+        let address = text.split_once('/').map(|(address, _)| address.parse());
+        let problem = if trimmed.is_empty() {
+            "leave it out, or write an address such as `192.0.2.7` or a block such as `10.0.0.0/8`"
+        } else if trimmed.contains(|c: char| c == ',' || c == ';' || c.is_whitespace()) {
+            "pass each network on its own, without spaces and commas"
+        } else if trimmed.len() < text.len() {
+            "remove the spaces around it"
+        } else if text.parse::<std::net::SocketAddr>().is_ok() {
+            "leave the port out"
+        } else if text.starts_with('[') {
+            "write it without brackets"
+        } else {
+            match address {
+                Some(Ok(IpAddr::V4(_))) => "the prefix length must be a number up to 32",
+                Some(Ok(IpAddr::V6(_))) => "the prefix length must be a number up to 128",
+                _ => "write an address such as `192.0.2.7` or a block such as `10.0.0.0/8`",
+            }
         };
         ConfigError::new(format!(
             "{setting}: {text:?} is not an IP address or CIDR block; {problem}"

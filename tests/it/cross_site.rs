@@ -90,7 +90,7 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
     let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
     let service = layer.client_ip(proxies).layer(who());
     let own = "https://api.example.com";
-    let cases: [(&str, Fields<'_>, u16); 12] = [
+    let cases: [(&str, Fields<'_>, u16); 14] = [
         (own, &[("host", "api.example.com:443")], 200),
         (own, &[("host", "API.Example.com")], 200),
         ("HTTPS://API.example.com:443", &[], 200),
@@ -134,6 +134,23 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
             &[
                 ("host", "10.1.2.3:8080"),
                 ("x-forwarded-host", "evil.example"),
+            ],
+            403,
+        ),
+        // A proxy on another port than 443 must forward the port too.
+        (
+            "https://api.example.com:8443",
+            &[
+                ("host", "10.1.2.3:8080"),
+                ("x-forwarded-host", "api.example.com:8443"),
+            ],
+            200,
+        ),
+        (
+            "https://api.example.com:8443",
+            &[
+                ("host", "10.1.2.3:8080"),
+                ("x-forwarded-host", "api.example.com"),
             ],
             403,
         ),

@@ -23,6 +23,7 @@ mod grpc;
 mod headers;
 mod issuer_config;
 mod jwt_attacks;
+mod key_events;
 mod key_format;
 mod key_hooks;
 mod key_lookups;
@@ -58,6 +59,7 @@ mod rules;
 mod schemes;
 #[cfg(feature = "tonic")]
 mod servers;
+mod setting_errors;
 mod shared_limiters;
 mod structured;
 mod support;

@@ -521,6 +521,29 @@ fn parameters_of_other_routers_are_errors_that_name_ours() {
         ("/orders/{id:[0-9]+}", "must be a name in braces"),
         ("/orders/{id}.json", "a parameter is a whole segment"),
         ("get /orders", "capital letters"),
+        (
+            "GET,POST /orders",
+            "one rule for each method: `GET /orders` and `POST /orders`",
+        ),
+        ("GET|HEAD /orders", "`GET /orders` and `HEAD /orders`"),
+        ("GET, POST /orders", "`GET /orders` and `POST /orders`"),
+        ("GET POST /orders", "`GET /orders` and `POST /orders`"),
+        ("GET  /orders", "one space between the method and the path"),
+        (" /orders", "one space between the method and the path"),
+        ("/orders ", "remove the space"),
+        ("/my orders", "remove the space"),
+        (
+            "ANY /orders",
+            "leave it out for a rule for all methods, as in `/orders`",
+        ),
+        (
+            "all /orders",
+            "leave it out for a rule for all methods, as in `/orders`",
+        ),
+        (
+            "* /orders",
+            "leave it out for a rule for all methods, as in `/orders`",
+        ),
         ("orders", "must start with a slash"),
         ("/a//b", "remove the second slash"),
         ("/a/*/b", "must be the last segment"),
@@ -534,6 +557,28 @@ fn parameters_of_other_routers_are_errors_that_name_ours() {
     }
     let literal = Rules::new().try_public("/v1/things:batch").is_ok();
     assert!(literal, "a colon inside of a segment is a literal");
+}
+
+#[tokio::test]
+async fn rule_for_a_path_that_is_not_ascii_holds_for_its_encoded_form() {
+    let rules = || Rules::new().route("GET /caf\u{e9}/{id}", scope("s"));
+    let reader = caller("s", &[]);
+    for (path, status) in [
+        ("/caf%C3%A9/7", 200),
+        // Another spelling, which not every router takes for the same path.
+        ("/caf%c3%a9/7", 403),
+        ("/CAF%C3%A9/7", 403),
+        ("/cafe/7", 403),
+    ] {
+        let answer = ask(rules(), Some(&reader), "GET", path).await;
+        assert_eq!(answer.status, status, "{path}");
+        let stranger = caller("", &[]);
+        assert_eq!(ask(rules(), Some(&stranger), "GET", path).await.status, 403);
+    }
+    let twice = rules().try_public("GET /caf%C3%A9/{name}");
+    assert!(twice.is_err(), "the two are one route");
+    assert_covered(&rules(), ["GET /caf%C3%A9/{id}"]);
+    assert!(rules().report().to_string().contains("/caf\u{e9}/{id}"));
 }
 
 #[test]
