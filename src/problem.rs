@@ -51,8 +51,10 @@
 //! `Retry-After` field. The `type` is the one that is registered for this.
 //!
 //! ## insecure_transport
-//! Status 403: The request came over plain HTTP. Send it over HTTPS, with another
-//! credential: this one has been seen.
+//! Status 403: The request came over plain HTTP, or the server cannot tell how it came. Send it over
+//! HTTPS. Replace a credential that was sent over plain HTTP, since others may have read it. If the
+//! request was sent over HTTPS, the proxy in front of the server does not say so: its operator has to
+//! set `X-Forwarded-Proto`, and name the proxy as trusted.
 //!
 //! ## source_not_allowed
 //! Status 403: The credential is good, but may not be used from there or in this way.

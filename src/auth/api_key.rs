@@ -179,12 +179,18 @@ fn judge<S: KeyStore>(
         if let KeyState::Retiring { until } = state
             && news
         {
-            look.tell(event(&record, KeyEventKind::UsedInGrace { until }, now));
+            look.tell(
+                &record,
+                event(&record, KeyEventKind::UsedInGrace { until }, now),
+            );
         }
         return Ok(record);
     }
     if let KeyState::Ended(cause) = state {
-        look.tell(event(&record, KeyEventKind::UsedAfterEnd(cause), now));
+        look.tell(
+            &record,
+            event(&record, KeyEventKind::UsedAfterEnd(cause), now),
+        );
     }
     Err(refusal_of(state).with_holder(shared.identity(&record)))
 }

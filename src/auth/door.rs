@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 
-use crate::auth::authenticate::{Answer, Authenticate};
+use crate::auth::authenticate::Authenticate;
 use crate::auth::certificate::is_proved;
 use crate::auth::cross_site::is_cross_site;
 use crate::auth::failure_guard::FailureGuard;
+use crate::auth::judge::{Verdict, check_failures, guarded};
 use crate::auth::layer::AuthLayer;
 use crate::auth::response::DoorVisit;
-use crate::auth::source::{Recognize, Source, TakeRules, ill_formed, take_one};
+use crate::auth::source::{Recognize, Source, TakeRules, take_one};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::context::{self, Anonymous, Known};
-use crate::credential::Credential;
 use crate::gate::{Call, Policy, Role};
 use crate::identity::Identity;
 use crate::network::ClientSetting;
@@ -26,6 +26,7 @@ use crate::origin::OriginPattern;
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 use crate::render::Voice;
+use crate::scope::ScopeSet;
 
 /// The settings of an [`AuthLayer`], shared by all services that it made.
 pub(crate) struct Door<A> {
@@ -38,6 +39,7 @@ pub(crate) struct Door<A> {
     pub(crate) rules: TakeRules,
     pub(crate) optional: bool,
     pub(crate) optional_for: Option<Arc<OptionalFor>>,
+    pub(crate) challenge_scopes_for: Option<Arc<ScopesFor>>,
     pub(crate) allow_preflight: bool,
     /// None: the system's.
     pub(crate) clock: Option<Arc<dyn Clock>>,
@@ -49,9 +51,13 @@ pub(crate) struct Door<A> {
     pub(crate) warn_before_expiry: Option<Duration>,
     /// Set once the log has the hint about preflights.
     pub(crate) hinted_at_cors: Arc<AtomicBool>,
+    /// Set once the log has a request of another site.
+    pub(crate) reported_cross_site: Arc<AtomicBool>,
 }
 
 pub(crate) type OptionalFor = dyn Fn(&Parts) -> bool + Send + Sync;
+
+pub(crate) type ScopesFor = dyn Fn(&Parts) -> Option<ScopeSet> + Send + Sync;
 
 pub(crate) type RequestId = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
@@ -64,11 +70,22 @@ impl<A> Door<A> {
     }
 
     /// The time of the layer's own clock.
-    fn time(&self) -> Timestamp {
+    pub(super) fn time(&self) -> Timestamp {
         match &self.clock {
             Some(clock) => clock.now(),
             None => SystemClock.now(),
         }
+    }
+
+    /// Returns the restriction of a key that a request does not meet.
+    fn unmet_restriction(&self, identity: &Identity, request: &Parts) -> Option<&'static str> {
+        let restrictions = identity.restrictions()?;
+        // Most keys are not restricted to networks, and then the address is not needed.
+        let client = match restrictions.networks.is_empty() {
+            true => None,
+            false => self.clients.located(request).certain_address(),
+        };
+        restrictions.unmet(client, request)
     }
 
     /// Reports once that a preflight was rejected: browsers send none with a credential.
@@ -81,6 +98,33 @@ impl<A> Door<A> {
                  `AuthLayer::allow_preflight`"
             );
         }
+    }
+
+    /// Reports once that a request of another site was rejected, with what it was judged by.
+    fn report_cross_site(&self, request: &Parts) {
+        if self.reported_cross_site.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let header = |name: &str| {
+            let value = request.headers.get(name).map(HeaderValue::as_bytes);
+            let text = value.unwrap_or_default().escape_ascii().to_string();
+            text.chars().take(MAX_REPORTED).collect::<String>()
+        };
+        let host = self.clients.client(request).requested_host(request);
+        let host: String = host
+            .unwrap_or_default()
+            .escape_debug()
+            .take(MAX_REPORTED)
+            .collect();
+        tracing::warn!(
+            target: "tollgate::auth",
+            origin = header("origin"),
+            sec_fetch_site = header("sec-fetch-site"),
+            host,
+            "a credential in a cookie was rejected, since another site made the request; if the origin \
+             is yours, call `AuthLayer::trusted_origins`; behind a proxy, let it pass on `Host`, or \
+             `X-Forwarded-Host` with `ClientIp::trusted_proxies`"
+        );
     }
 
     /// Returns whether the request needs no credential.
@@ -112,6 +156,7 @@ impl<A> Clone for Door<A> {
             rules: self.rules.clone(),
             optional: self.optional,
             optional_for: self.optional_for.clone(),
+            challenge_scopes_for: self.challenge_scopes_for.clone(),
             allow_preflight: self.allow_preflight,
             clock: self.clock.clone(),
             voice: self.voice.clone(),
@@ -121,6 +166,7 @@ impl<A> Clone for Door<A> {
             stealth: self.stealth,
             warn_before_expiry: self.warn_before_expiry,
             hinted_at_cors: Arc::clone(&self.hinted_at_cors),
+            reported_cross_site: Arc::clone(&self.reported_cross_site),
         }
     }
 }
@@ -142,6 +188,56 @@ impl<A: Authenticate> Policy for AuthLayer<A> {
     type Visit = DoorVisit;
 
     fn enter(&self, call: &mut Call<'_>) -> Pending<Result<Shown, Rejection>> {
+        match (self.decide(call), &self.door.challenge_scopes_for) {
+            (decided, None) => decided,
+            (Pending::Ready(decided), Some(scopes)) => decided
+                .map_err(|rejection| declare(rejection, || scopes(call.parts)))
+                .into(),
+            (Pending::Later(decided), Some(scopes)) => {
+                let scopes = scopes(call.parts);
+                Pending::later(async move {
+                    decided
+                        .await
+                        .map_err(|rejection| declare(rejection, || scopes))
+                })
+            }
+        }
+    }
+
+    fn admit(&self, call: &mut Call<'_>, pass: Shown) -> Result<DoorVisit, Rejection> {
+        self.let_in(call, pass).map_err(|rejection| {
+            let scopes = self.door.challenge_scopes_for.as_ref();
+            declare(rejection, || scopes.and_then(|scopes| scopes(call.parts)))
+        })
+    }
+
+    fn renderer(&self, visit: Option<&DoorVisit>, rejection: &mut Rejection) -> Option<&Voice> {
+        if let Some(visit) = visit {
+            rejection.scheme = visit.scheme.or(rejection.scheme);
+            rejection.set_request_id(visit.request_id.as_ref());
+        }
+        rejection.said = true;
+        Some(&self.door.voice)
+    }
+
+    fn fallback_renderer(&self) -> Option<&Voice> {
+        Some(&self.door.voice)
+    }
+}
+
+/// Names the scopes that the route needs in a 401.
+fn declare(rejection: Rejection, scopes: impl FnOnce() -> Option<ScopeSet>) -> Rejection {
+    if rejection.reason().status() != StatusCode::UNAUTHORIZED {
+        return rejection;
+    }
+    match scopes().filter(|scopes| !scopes.is_empty()) {
+        Some(scopes) => rejection.with_required_scopes(scopes),
+        None => rejection,
+    }
+}
+
+impl<A: Authenticate> AuthLayer<A> {
+    fn decide(&self, call: &mut Call<'_>) -> Pending<Result<Shown, Rejection>> {
         let (door, parts) = (&*self.door, &mut *call.parts);
         door.clients.share(parts);
         let request_id = door
@@ -192,6 +288,7 @@ impl<A: Authenticate> Policy for AuthLayer<A> {
         if door.sources[source].is_cookie()
             && is_cross_site(parts, &door.trusted_origins, || door.clients.client(parts))
         {
+            door.report_cross_site(parts);
             let forged = Rejection::new(Reason::Forbidden, Cause::CrossSite);
             return refuse(forged, anonymous.request_id);
         }
@@ -220,7 +317,7 @@ impl<A: Authenticate> Policy for AuthLayer<A> {
         }
     }
 
-    fn admit(&self, call: &mut Call<'_>, pass: Shown) -> Result<DoorVisit, Rejection> {
+    fn let_in(&self, call: &mut Call<'_>, pass: Shown) -> Result<DoorVisit, Rejection> {
         let parts = &mut *call.parts;
         let Shown {
             identity,
@@ -255,20 +352,19 @@ impl<A: Authenticate> Policy for AuthLayer<A> {
             let mut rejection =
                 Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding).with_fault("cnf");
             rejection.scheme = identity.scheme;
-            return Err(rejection.with_request_id(visit.request_id));
+            let rejection = rejection.with_request_id(visit.request_id);
+            return Err(rejection.with_holder(identity));
         }
-        if let Some(restrictions) = identity.restrictions()
-            && !restrictions.admit(door.clients.located(parts).certain_address(), parts)
-        {
-            let hidden = Reason::CredentialInvalid;
+        if let Some(unmet) = door.unmet_restriction(&identity, parts) {
             let reason = if door.stealth {
-                hidden
+                Reason::CredentialInvalid
             } else {
                 Reason::SourceNotAllowed
             };
-            let mut rejection = Rejection::new(reason, Cause::Restricted);
+            let mut rejection = Rejection::new(reason, Cause::Restricted).with_fault(unmet);
             rejection.scheme = identity.scheme;
-            return Err(rejection.with_request_id(visit.request_id));
+            let rejection = rejection.with_request_id(visit.request_id);
+            return Err(rejection.with_holder(identity));
         }
         visit.scheme = identity.scheme;
         visit.expiration = door.warn_before_expiry.and_then(|window| {
@@ -287,88 +383,10 @@ impl<A: Authenticate> Policy for AuthLayer<A> {
         call.known.authenticates = true;
         Ok(visit)
     }
-
-    fn renderer(&self, visit: Option<&DoorVisit>, rejection: &mut Rejection) -> Option<&Voice> {
-        if let Some(visit) = visit {
-            rejection.scheme = visit.scheme.or(rejection.scheme);
-            rejection.set_request_id(visit.request_id.as_ref());
-        }
-        rejection.said = true;
-        Some(&self.door.voice)
-    }
-
-    fn fallback_renderer(&self) -> Option<&Voice> {
-        Some(&self.door.voice)
-    }
 }
 
-type Verdict = Result<Identity, Rejection>;
-
-impl<A: Authenticate> Door<A> {
-    /// The verdict on a credential, whatever failed before it.
-    fn judge(&self, credential: &Credential, now: Timestamp) -> Pending<Verdict> {
-        // Most are good, and need not be looked at twice.
-        let looks_first = !self.authenticate.refuses_malformed();
-        if looks_first && let Some(rejection) = ill_formed(credential) {
-            return Err(rejection).into();
-        }
-        let answer = self.authenticate.authenticate(credential, now);
-        let is_good = matches!(answer, Answer::Mine(Pending::Ready(Ok(_))));
-        if !looks_first
-            && !is_good
-            && let Some(rejection) = ill_formed(credential)
-        {
-            return Err(rejection).into();
-        }
-        match answer {
-            Answer::Mine(verdict) => verdict,
-            Answer::NotMine => {
-                Err(Rejection::new(Reason::CredentialInvalid, Cause::Unclaimed)).into()
-            }
-        }
-    }
-}
-
-/// The verdict on a credential within the budget of failures of its network.
-fn guarded<A: Authenticate>(
-    door: &Arc<Door<A>>,
-    guard: &FailureGuard,
-    credential: Credential,
-    now: Timestamp,
-) -> Pending<Verdict> {
-    match guard.admit(credential.expose()) {
-        Pending::Ready(Err(rejection)) => Err(rejection).into(),
-        Pending::Ready(Ok(verification)) => match door.judge(&credential, now) {
-            Pending::Ready(verdict) => {
-                verification.end(&verdict);
-                verdict.into()
-            }
-            Pending::Later(verdict) => Pending::later(async move {
-                let verdict = verdict.await;
-                verification.end(&verdict);
-                verdict
-            }),
-        },
-        Pending::Later(admitted) => {
-            let door = Arc::clone(door);
-            Pending::later(async move {
-                let verification = admitted.await?;
-                let now = door.time();
-                let verdict = door.judge(&credential, now).wait().await;
-                verification.end(&verdict);
-                verdict
-            })
-        }
-    }
-}
-
-/// Checks the failures of the network for a request without a credential that could be verified.
-fn check_failures(request: &Parts) -> Result<(), Rejection> {
-    match request.extensions.get::<FailureGuard>() {
-        Some(guard) => guard.check(),
-        None => Ok(()),
-    }
-}
+/// The maximum number of characters of a request in one field of the log.
+const MAX_REPORTED: usize = 200;
 
 fn is_preflight(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS

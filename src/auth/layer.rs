@@ -13,7 +13,7 @@ use crate::auth::door::Door;
 use crate::auth::resource::ProtectedResource;
 use crate::auth::source::{Source, TakeRules};
 use crate::clock::Clock;
-use crate::config::{ConfigError, literal};
+use crate::config::{ConfigError, Quoted, literal};
 use crate::credential::Scheme;
 use crate::gate::Gate;
 use crate::network::{ClientIp, ClientSetting};
@@ -49,6 +49,7 @@ impl<A: Authenticate> AuthLayer<A> {
             rules: TakeRules {
                 keep: false,
                 max_len,
+                logged_too_long: Some(Arc::default()),
                 ignored_schemes: Vec::new(),
                 ignored_query_params: Vec::new(),
                 shortest,
@@ -58,6 +59,7 @@ impl<A: Authenticate> AuthLayer<A> {
             },
             optional: false,
             optional_for: None,
+            challenge_scopes_for: None,
             allow_preflight: false,
             clock: None,
             voice: Voice::default(),
@@ -67,6 +69,7 @@ impl<A: Authenticate> AuthLayer<A> {
             stealth: false,
             warn_before_expiry: None,
             hinted_at_cors: Arc::default(),
+            reported_cross_site: Arc::default(),
         };
         Self {
             door: Arc::new(door),
@@ -96,7 +99,8 @@ impl<A: Authenticate> AuthLayer<A> {
         let sources: Vec<_> = sources.into_iter().collect();
         if sources.is_empty() {
             return Err(ConfigError::new(
-                "a credential must be allowed to stand somewhere",
+                "AuthLayer::sources([]): no source was given; call it with at least one, such as \
+                 `Source::authorization()`",
             ));
         }
         Ok(self.set(|door| {
@@ -256,8 +260,12 @@ impl<A: Authenticate> AuthLayer<A> {
             let mut all = Scheme::ALL.iter();
             all.any(|scheme| scheme.as_str().eq_ignore_ascii_case(name))
         };
-        if schemes.iter().any(|name| accepted(name)) {
-            return Err(ConfigError::new("a scheme cannot be accepted and ignored"));
+        if let Some(name) = schemes.iter().find(|name| accepted(name)) {
+            return Err(ConfigError::new(format!(
+                "AuthLayer::ignore_schemes: {name:?} is accepted by this crate and cannot be \
+                 ignored; leave it out, and call `AuthLayer::sources` without \
+                 `Source::authorization()` if credentials are sent elsewhere"
+            )));
         }
         Ok(self.set(|door| door.rules.ignored_schemes = schemes))
     }
@@ -277,7 +285,7 @@ impl<A: Authenticate> AuthLayer<A> {
     }
 
     /// Sets the maximum length of a credential in bytes. Longer credentials are rejected with
-    /// 400, unread.
+    /// 400, unread. The first of them is logged as a warning, with its length.
     ///
     /// Defaults to what the authenticator accepts: 8 KiB, or what
     /// [`Jwt::max_len`](crate::auth::jwt::Jwt::max_len) says. It rarely needs to be called: it
@@ -330,12 +338,26 @@ impl<A: Authenticate> AuthLayer<A> {
         I: IntoIterator,
         I::Item: AsRef<str>,
     {
-        let scopes =
-            ScopeSet::try_new(scopes).map_err(|error| ConfigError::new(error.to_string()))?;
+        let scopes = ScopeSet::try_new(scopes)
+            .map_err(|error| ConfigError::new(format!("AuthLayer::challenge_scopes: {error}")))?;
         Ok(self.set(|door| {
             door.voice
                 .set(|settings| settings.challenge_scopes = scopes)
         }))
+    }
+
+    /// Names the scopes of each route in the challenge of a 401, so that a client asks for no more than
+    /// the route needs. Where `scopes` returns `None`, those of [`AuthLayer::challenge_scopes`] are
+    /// named.
+    ///
+    /// [`Rules::challenge_scopes`](crate::authorize::Rules::challenge_scopes) gives the scopes that a set
+    /// of rules requires.
+    #[must_use]
+    pub fn challenge_scopes_for(
+        self,
+        scopes: impl Fn(&Parts) -> Option<ScopeSet> + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|door| door.challenge_scopes_for = Some(Arc::new(scopes)))
     }
 
     /// Sets the realm of the challenges: `api` unless set.
@@ -353,7 +375,7 @@ impl<A: Authenticate> AuthLayer<A> {
     /// # Errors
     /// Where `realm` panics.
     pub fn try_realm(self, realm: &str) -> Result<Self, ConfigError> {
-        let realm = quotable(realm)?;
+        let realm = quotable("AuthLayer::realm", realm)?;
         Ok(self.set(|door| door.voice.set(|settings| settings.realm = realm.into())))
     }
 
@@ -374,11 +396,12 @@ impl<A: Authenticate> AuthLayer<A> {
     /// Where `resource_metadata` panics.
     pub fn try_resource_metadata(self, url: &str) -> Result<Self, ConfigError> {
         if !(url.starts_with("https://") || url.starts_with("http://")) {
-            return Err(ConfigError::new(
-                "the URL of resource metadata must be absolute",
-            ));
+            return Err(ConfigError::new(format!(
+                "AuthLayer::resource_metadata: {} is not an absolute URL; start it with `https://`",
+                Quoted(url)
+            )));
         }
-        let url = quotable(url)?;
+        let url = quotable("AuthLayer::resource_metadata", url)?;
         Ok(self.set(|door| {
             door.voice
                 .set(|settings| settings.resource_metadata = Some(url))
@@ -489,14 +512,16 @@ impl<A: Authenticate, S> Layer<S> for AuthLayer<A> {
 }
 
 /// A text that can stand in a quoted string as it is.
-fn quotable(text: &str) -> Result<Box<str>, ConfigError> {
+fn quotable(setting: &str, text: &str) -> Result<Box<str>, ConfigError> {
     if text
         .bytes()
         .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
     {
         return Ok(text.into());
     }
-    Err(ConfigError::new(
-        "a parameter of a challenge is printable ASCII without `\"` and `\\`",
-    ))
+    Err(ConfigError::new(format!(
+        "{setting}: {} has characters that cannot be in a challenge; use printable ASCII other than \
+         `\"` and `\\`",
+        Quoted(text)
+    )))
 }

@@ -92,6 +92,7 @@ mod failure_guard;
 pub mod failure_limit;
 mod failures;
 pub mod https_only;
+mod judge;
 #[cfg(any(feature = "jwt", feature = "jwt-rust-crypto"))]
 pub mod jwt;
 mod layer;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{COOKIE, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
@@ -13,7 +14,7 @@ use crate::auth::authorization::{clear_authorization, take_authorization};
 use crate::auth::cookie::{clear_cookie, take_cookie};
 use crate::auth::query::{clear_query, has_credential, take_query};
 use crate::auth::websocket::WebSocketProtocol;
-use crate::config::{ConfigError, literal};
+use crate::config::{ConfigError, Quoted, literal};
 use crate::credential::{Credential, Scheme, is_token68};
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -82,7 +83,7 @@ impl Source {
     /// # Errors
     /// Where `query` panics.
     pub fn try_query(name: &str) -> Result<Self, ConfigError> {
-        plain(name).map(|name| Self(Place::Query(name)))
+        plain("query", name).map(|name| Self(Place::Query(name)))
     }
 
     /// A cookie.
@@ -107,7 +108,7 @@ impl Source {
     /// # Errors
     /// Where `cookie` panics.
     pub fn try_cookie(name: &str) -> Result<Self, ConfigError> {
-        plain(name).map(|name| Self(Place::Cookie(name)))
+        plain("cookie", name).map(|name| Self(Place::Cookie(name)))
     }
 
     /// The entry of `Sec-WebSocket-Protocol` that starts with this prefix, for browsers,
@@ -131,7 +132,7 @@ impl Source {
     }
 
     /// The entry of `Sec-WebSocket-Protocol` that follows the entry `marker`, for clients that offer
-    /// `["bearer", token]`.
+    /// `["bearer", token]`. Protocols are compared with their letter case (RFC 6455 §11.3.4).
     ///
     /// The credential is removed from the list. The marker stays, so that the server can choose it:
     /// a client that offered nothing else fails the handshake if the response names no protocol
@@ -275,6 +276,8 @@ impl fmt::Debug for Source {
 pub(crate) struct TakeRules {
     pub(crate) keep: bool,
     pub(crate) max_len: usize,
+    /// Set once it was logged that a credential is too long. `None` if that is never logged.
+    pub(crate) logged_too_long: Option<Arc<AtomicBool>>,
     pub(crate) ignored_schemes: Vec<Box<str>>,
     /// Parameters of the query that belong to the application.
     pub(crate) ignored_query_params: Vec<Box<str>>,
@@ -295,9 +298,32 @@ impl TakeRules {
             return Err(malformed(Cause::EmptyCarrier, Scheme::ApiKey));
         }
         if text.len() > self.max_len {
-            return Err(malformed(Cause::TooLong, Scheme::ApiKey));
+            return Err(self.too_long(text.len(), Scheme::ApiKey));
         }
         Ok(Credential::new(text))
+    }
+
+    /// The refusal of a credential that is too long. The first one is logged as a warning, the
+    /// others at level DEBUG, since anybody can send them.
+    fn too_long(&self, len: usize, scheme: Scheme) -> Rejection {
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "tollgate",
+                    len,
+                    max_len = self.max_len,
+                    "a credential was rejected since it is too long; to accept it, call \
+                     `Jwt::max_len` if it is a token, which `AuthLayer` follows, and raise \
+                     `AuthLayer::max_credential_len` where it was called",
+                )
+            };
+        }
+        match &self.logged_too_long {
+            Some(logged) if !logged.swap(true, Ordering::Relaxed) => event!(warn),
+            Some(_) => event!(debug),
+            None => {}
+        }
+        malformed(Cause::TooLong, scheme)
     }
 }
 
@@ -314,13 +340,15 @@ pub(crate) fn take_one(
     forbidden_in_uri: Option<Recognize<'_>>,
 ) -> Result<Option<(Credential, usize)>, Rejection> {
     let mut found: Option<(Credential, usize)> = None;
-    let mut other_scheme = false;
+    let mut other_scheme = None;
     for (index, source) in sources.iter().enumerate() {
         match source.take(parts, rules) {
             Ok(None) => {}
             Ok(Some(credential)) if found.is_none() => found = Some((credential, index)),
             Ok(Some(_)) => return Err(ambiguous(Cause::SeveralCarriers)),
-            Err(rejection) if rejection.cause() == Cause::OtherScheme => other_scheme = true,
+            Err(rejection) if matches!(rejection.cause(), Cause::OtherScheme | Cause::NoScheme) => {
+                other_scheme = Some(rejection);
+            }
             Err(rejection) => return Err(rejection),
         }
     }
@@ -330,19 +358,14 @@ pub(crate) fn take_one(
         return Err(Rejection::new(Reason::CredentialInUri, Cause::InUri));
     }
     match (&found, other_scheme) {
-        (Some(_), true) => return Err(ambiguous(Cause::SeveralCarriers)),
-        (None, true) => {
-            return Err(Rejection::new(
-                Reason::CredentialsMissing,
-                Cause::OtherScheme,
-            ));
-        }
-        _ => {}
+        (Some(_), Some(_)) => return Err(ambiguous(Cause::SeveralCarriers)),
+        (None, Some(rejection)) => return Err(rejection),
+        (_, None) => {}
     }
     if let Some((credential, _)) = &found
         && credential.expose().len() > rules.max_len
     {
-        return Err(malformed(Cause::TooLong, credential.scheme()));
+        return Err(rules.too_long(credential.expose().len(), credential.scheme()));
     }
     Ok(found)
 }
@@ -423,13 +446,15 @@ fn in_title_case(name: &HeaderName) -> String {
 }
 
 /// A name that means itself in a query and in a cookie.
-fn plain(name: &str) -> Result<Box<str>, ConfigError> {
+fn plain(setting: &str, name: &str) -> Result<Box<str>, ConfigError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     if !name.is_empty() && name.bytes().all(is_plain) {
         return Ok(name.into());
     }
     Err(ConfigError::new(format!(
-        "{name:?} cannot name a parameter or a cookie"
+        "Source::{setting}: {} is not a usable name; use ASCII letters, digits, `-`, `.`, `_` and `~`, \
+         at least one",
+        Quoted(name)
     )))
 }
 

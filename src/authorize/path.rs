@@ -6,7 +6,7 @@
 //! not mind letter case. So a path is looked up twice, as it came and folded by all that
 //! a router might do to it; and what no client has reason to send is refused outright.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// How a pattern ends that stands for the rest of a path.
 pub(super) const REST: &str = "/{*rest}";
@@ -128,17 +128,7 @@ impl Route {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (method, path) = match text.split_once(' ') {
             None => (None, text),
-            Some((method, path)) => {
-                let is_method =
-                    !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase());
-                let method = http::Method::from_bytes(method.as_bytes());
-                let method = method.ok().filter(|_| is_method);
-                let method = method.ok_or(
-                    "the text before the space is not a method; write it in capital letters, as in \
-                     `GET /orders`",
-                )?;
-                (Some(method), path)
-            }
+            Some((method, path)) => (Some(parse_method(text, method, path)?), path),
         };
         if !path.starts_with('/') {
             return Err("the path must start with a slash, as in `GET /orders`".into());
@@ -206,6 +196,56 @@ impl Route {
     }
 }
 
+/// Parses the method of a route: `text` before the first space, and `path` after it.
+fn parse_method(route: &str, text: &str, path: &str) -> Result<http::Method, String> {
+    if let Some(slash) = route.find('/') {
+        let (methods, path) = route.split_at(slash);
+        let mut methods = methods.split([',', '|', ' ']).filter(|one| !one.is_empty());
+        if let (Some(first), Some(second)) = (methods.next(), methods.next()) {
+            return Err(format!(
+                "a rule is for one method or for all; add one rule for each method: `{first} \
+                 {path}` and `{second} {path}`, or leave the method out"
+            ));
+        }
+    }
+    if text.is_empty() || path.starts_with(' ') {
+        return Err(
+            "write one space between the method and the path and no other, as in `GET /orders`"
+                .into(),
+        );
+    }
+    if text.starts_with('/') {
+        return Err("a path has no spaces; remove the space".into());
+    }
+    if ["ANY", "ALL", "*"]
+        .iter()
+        .any(|all| text.eq_ignore_ascii_case(all))
+    {
+        return Err(format!(
+            "`{text}` is not a method that clients send; leave it out for a rule for all methods, \
+             as in `{path}`"
+        ));
+    }
+    let is_method = text.bytes().all(|b| b.is_ascii_uppercase());
+    let method = http::Method::from_bytes(text.as_bytes());
+    method.ok().filter(|_| is_method).ok_or_else(|| {
+        "the text before the space is not a method; write it in capital letters, as in `GET /orders`"
+            .into()
+    })
+}
+
+/// Returns a segment as clients send it: what is not ASCII is percent-encoded (RFC 3986 §2.1).
+fn encoded(segment: &str) -> String {
+    let mut text = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        match byte {
+            0x80.. => _ = write!(text, "%{byte:02X}"),
+            byte => text.push(byte.into()),
+        }
+    }
+    text
+}
+
 /// Returns whether a text is a name of a parameter, in the sense of axum.
 fn is_name(text: &str) -> bool {
     let is_part = |char: char| char.is_alphanumeric() || matches!(char, '_' | '-' | '.');
@@ -243,8 +283,8 @@ fn literal_segment(segment: &str, may_be_empty: bool) -> Result<(String, String)
     }
     let path = format!("/{segment}");
     match Spelling::of(&path) {
-        Spelling::Plain => Ok((segment.to_owned(), segment.to_owned())),
-        Spelling::Folds(fold) => Ok((segment.to_owned(), fold[1..].to_owned())),
+        Spelling::Plain => Ok((encoded(segment), segment.to_owned())),
+        Spelling::Folds(fold) => Ok((encoded(segment), fold[1..].to_owned())),
         Spelling::EncodedSlash(_) | Spelling::Ambiguous => Err(format!(
             "`{segment}` has dot segments, spaces or encoded slashes, and is always rejected"
         )),
@@ -378,6 +418,8 @@ mod tests {
             ),
             ("/a/{*rest}", "/a/{*rest}", "/a/{*rest}"),
             ("/a/", "/a/", "/a"),
+            ("/caf\u{e9}/{id}", "/caf%C3%A9/{p1}", "/caf\u{e9}/{p1}"),
+            ("/caf%C3%A9", "/caf%C3%A9", "/caf\u{e9}"),
         ] {
             let route = Route::parse(good).unwrap();
             assert_eq!(

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::ops::{BitAnd, BitOr, Not};
 
-use crate::config::{ConfigError, literal};
+use crate::config::{ConfigError, Quoted, literal};
 use crate::identity::{Identity, IdentityField, Kind};
-use crate::scope::is_scope;
+use crate::scope::{ScopeSet, is_scope};
 
 /// What a caller must have, as an expression of [`scope`], [`role`], [`kind`],
 /// [`tenant`] and [`attribute`], put together with `&` and `|`.
@@ -88,10 +88,17 @@ pub fn scope(scope: &str) -> Requirement {
 /// # Errors
 /// Where `scope` panics.
 pub fn try_scope(scope: &str) -> Result<Requirement, ConfigError> {
-    if !is_scope(scope) {
-        return Err(ConfigError::new(format!(
-            "{scope:?} is no scope (RFC 6749 §3.3)"
-        )));
+    if let Err(error) = ScopeSet::try_new([scope]) {
+        let mut words = scope.split_whitespace();
+        let fix = match (words.next(), words.next()) {
+            (Some(first), Some(second)) if is_scope(first) && is_scope(second) => format!(
+                ": `scope({}) & scope({})` requires both, `|` one of them",
+                Quoted(first),
+                Quoted(second)
+            ),
+            _ => String::new(),
+        };
+        return Err(ConfigError::new(format!("`scope`: {error}{fix}")));
     }
     Ok(Requirement(Node::Scope(vec![scope.into()])))
 }
@@ -404,7 +411,10 @@ impl Hierarchy {
     /// Where `wildcards` panics.
     pub fn try_wildcards(mut self, separator: char) -> Result<Self, ConfigError> {
         if separator == '*' || !is_scope(separator.encode_utf8(&mut [0; 4])) {
-            return Err(ConfigError::new(format!("{separator:?} parts no scopes")));
+            return Err(ConfigError::new(format!(
+                "`Hierarchy::wildcards`: {separator:?} cannot be between the parts of a scope; use a \
+                 character such as ':' or '.', and not '*'"
+            )));
         }
         self.separator = Some(separator);
         Ok(self)

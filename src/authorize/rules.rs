@@ -10,6 +10,8 @@ use matchit::Router;
 use crate::authorize::path::{REST, Route, Spelling};
 use crate::authorize::requirement::{Hierarchy, Requirement};
 use crate::config::{ConfigError, literal};
+use crate::restriction::rule_method;
+use crate::scope::ScopeSet;
 
 /// What each route requires: for a [`RequireLayer`](crate::RequireLayer) in front of a
 /// whole router.
@@ -33,14 +35,23 @@ use crate::config::{ConfigError, literal};
 /// several rules that fit a path the most specific holds, as in axum: a literal segment
 /// before a parameter or the rest, which cannot both stand at the same place. A path that
 /// has rules for other methods only is rejected. `HEAD` is `GET`, unless it has a rule of
-/// its own. So is a `CONNECT` with a path, by which HTTP/2 opens a WebSocket (RFC 8441).
+/// its own. So is a `CONNECT` with a path over HTTP/2, which opens a WebSocket (RFC 8441).
+///
+/// Characters of a path that are not ASCII may be written as they are: `/café` is the same as
+/// `/caf%C3%A9`, which is what clients send and what the route of an axum router must be.
 ///
 /// # Public routes
 /// Tell the `AuthLayer` outside which routes are public:
 /// [`AuthLayer::optional_for`](crate::AuthLayer::optional_for) with [`Rules::public_routes`]. Otherwise
 /// it rejects every request without a credential before any rule is read. Behind an
 /// [`optional`](crate::AuthLayer::optional) layer, a request without a credential passes where the rule
-/// is [`Rules::public`], and is rejected with 401 elsewhere; the challenge names the scopes of the rule.
+/// is [`Rules::public`], and is rejected with 401 elsewhere. Such a layer does not search the query for
+/// credentials, so prefer `optional_for`.
+///
+/// # Challenges
+/// A 401 for a request without a credential names the scopes of the rule behind an optional layer. For
+/// every 401, also of a token that has expired, pass [`Rules::challenge_scopes`] to
+/// [`AuthLayer::challenge_scopes_for`](crate::AuthLayer::challenge_scopes_for).
 ///
 /// # Nested routers
 /// The rules see the path that the layer sees. On the outermost router that is the whole path. A layer
@@ -198,16 +209,16 @@ impl Rules {
     /// Returns `Err` if there is no rule for this very route.
     pub fn try_allow_encoded_slashes(mut self, route: &str) -> Result<Self, ConfigError> {
         let wanted = parse(route)?;
-        let mut rules = self.rules.iter_mut();
-        let rule = rules
-            .find(|rule| rule.route.method == wanted.method && rule.route.exact == wanted.exact);
+        // The rule that holds for the route: another spelling of it may share the rule.
+        let mut own = self.exact.own_rules(&wanted.exact).iter().copied();
+        let rule = own.find(|rule| self.rules[*rule].route.method == wanted.method);
         let rule = rule.ok_or_else(|| {
             let fix = "add the rule first";
             ConfigError::new(format!(
                 "Rules::allow_encoded_slashes: {route:?} has no rule; {fix}"
             ))
         })?;
-        rule.encoded_slashes = true;
+        self.rules[rule].encoded_slashes = true;
         Ok(self)
     }
 
@@ -244,6 +255,32 @@ impl Rules {
     pub fn public_routes(&self) -> impl Fn(&Parts) -> bool + Send + Sync + 'static {
         let rules = self.clone();
         move |request| matches!(rules.ruling(request), Ruling::Public)
+    }
+
+    /// Returns the fewest scopes that a request needs, as a function: for
+    /// [`AuthLayer::challenge_scopes_for`](crate::AuthLayer::challenge_scopes_for), so that every 401
+    /// names them.
+    ///
+    /// ```
+    /// use tollgate::authorize::{Rules, scope};
+    /// use tollgate::keys::Peppers;
+    /// use tollgate::{ApiKeys, AuthLayer, RequireLayer};
+    ///
+    /// let rules = Rules::new().route("GET /orders", scope("orders:read")).public("GET /health");
+    /// let auth = AuthLayer::new(ApiKeys::in_memory(Peppers::random()))
+    ///     .optional_for(rules.public_routes())
+    ///     .challenge_scopes_for(rules.challenge_scopes());
+    /// let require = RequireLayer::new(rules);
+    /// ```
+    pub fn challenge_scopes(&self) -> impl Fn(&Parts) -> Option<ScopeSet> + Send + Sync + 'static {
+        let rules = self.clone();
+        move |request| match rules.ruling(request) {
+            Ruling::Requires(requirement) => {
+                let scopes = ScopeSet::try_new(requirement.scopes_for_strangers()).ok();
+                scopes.filter(|scopes| !scopes.is_empty())
+            }
+            Ruling::Public | Ruling::Nobody | Ruling::Ambiguous => None,
+        }
     }
 
     /// Those of these routes that no rule is for, and for whom only
@@ -311,8 +348,7 @@ impl Rules {
             Spelling::Folds(fold) => (self.fold.at(&fold), false),
             Spelling::EncodedSlash(fold) => (self.fold.at(&fold), true),
         };
-        let by_method =
-            |node: Option<&[usize]>| node.map(|rules| self.by_method(rules, &request.method));
+        let by_method = |node: Option<&[usize]>| node.map(|rules| self.by_request(rules, request));
         let rule = by_method(exact);
         let allows_slash = || matches!(rule, Some(Some(rule)) if self.rules[rule].encoded_slashes);
         if rule != by_method(fold) || (encoded_slash && !allows_slash()) {
@@ -328,15 +364,22 @@ impl Rules {
         }
     }
 
+    fn by_request(&self, rules: &[usize], request: &Parts) -> Option<usize> {
+        let own = rules.iter().copied().find(|rule| {
+            let method = self.rules[*rule].route.method.as_ref();
+            method == Some(&request.method)
+        });
+        own.or_else(|| self.by_method(rules, rule_method(request)))
+    }
+
     fn by_method(&self, rules: &[usize], method: &Method) -> Option<usize> {
         let ruled = |wanted: Option<&Method>| {
             let mut rules = rules.iter().copied();
             rules.find(|rule| self.rules[*rule].route.method.as_ref() == wanted)
         };
-        // A CONNECT with a path opens a WebSocket (RFC 8441 §5).
-        let is_get = [Method::HEAD, Method::CONNECT].contains(method);
+        let as_get = || (method == Method::HEAD).then(|| ruled(Some(&Method::GET)));
         ruled(Some(method))
-            .or_else(|| is_get.then(|| ruled(Some(&Method::GET))).flatten())
+            .or_else(|| as_get().flatten())
             .or_else(|| ruled(None))
     }
 

@@ -139,15 +139,26 @@ impl Shared {
         &self.timer
     }
 
-    pub(super) fn abandon(&self, reason: AbandonReason) {
-        self.abandoned[reason as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts a body that was not read to its end. The first one for each reason that a setting can
+    /// help against is logged.
+    pub(super) fn abandon(&self, reason: AbandonReason, settings: &Settings) {
+        let before = self.abandoned[reason as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some((limit, fix)) = settings.remedy(reason).filter(|_| before == 0) {
+            tracing::warn!(
+                target: "tollgate",
+                reason = reason.as_str(),
+                limit,
+                "DrainLayer: the rest of a request body was not read, so its connection is closed; \
+                 {fix} (logged once, see `DrainCounters::abandoned`)",
+            );
+        }
     }
 
     /// Takes a place among the bodies that are being read.
     pub(super) fn enter(
         self: &Arc<Self>,
         network: Option<IpNet>,
-        settings: &Settings,
+        settings: &Arc<Settings>,
     ) -> Result<Place, AbandonReason> {
         let mut under_way = self.under_way.lock();
         if under_way.all >= settings.max_concurrent {
@@ -161,6 +172,7 @@ impl Shared {
         under_way.by_network.insert(network, of_network + 1);
         Ok(Place {
             shared: Arc::clone(self),
+            settings: Arc::clone(settings),
             network,
             bytes: 0,
             end: Err(AbandonReason::ClientGone),
@@ -172,6 +184,7 @@ impl Shared {
 /// reading ended.
 pub(super) struct Place {
     shared: Arc<Shared>,
+    settings: Arc<Settings>,
     network: Option<IpNet>,
     pub(super) bytes: u64,
     /// `ClientGone` until the reading has ended, since the server drops the future then.
@@ -184,7 +197,7 @@ impl Drop for Place {
         shared.bytes.fetch_add(self.bytes, Ordering::Relaxed);
         match self.end {
             Ok(()) => _ = shared.drained.fetch_add(1, Ordering::Relaxed),
-            Err(reason) => shared.abandon(reason),
+            Err(reason) => shared.abandon(reason, &self.settings),
         }
         let mut under_way = shared.under_way.lock();
         under_way.all = under_way.all.saturating_sub(1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tower_layer::Layer;
 
-use crate::drain::counters::{DrainCounters, Shared};
+use crate::drain::counters::{AbandonReason, DrainCounters, Shared};
 use crate::drain::service::Drain;
 use crate::network::{ClientIp, ClientSetting};
 
@@ -58,7 +58,8 @@ impl DrainLayer {
 
     /// Sets the number of bytes that are read of one body at most. Defaults to 8 MiB.
     ///
-    /// A body that is known to be longer is not read at all.
+    /// A body that is known to be longer is not read at all. The first body that was too long is
+    /// logged as a warning.
     #[must_use]
     pub fn max_bytes(self, bytes: u64) -> Self {
         self.set(|settings| settings.max_bytes = bytes)
@@ -144,6 +145,30 @@ impl DrainLayer {
 }
 
 impl Settings {
+    /// Returns the limit that was reached, and what to do, or `None` if no setting helps.
+    pub(super) fn remedy(&self, reason: AbandonReason) -> Option<(u64, &'static str)> {
+        match reason {
+            AbandonReason::TooLarge => Some((
+                self.max_bytes,
+                "call `DrainLayer::max_bytes` with at least the largest body that the proxy passes \
+                 on, or lower the limit of the proxy (`client_max_body_size` of nginx)",
+            )),
+            AbandonReason::Busy => Some((
+                self.max_concurrent as u64,
+                "call `DrainLayer::max_concurrent` with more",
+            )),
+            AbandonReason::NetworkBusy => Some((
+                self.max_concurrent_per_network as u64,
+                "call `DrainLayer::client_ip` if a proxy is in front, or \
+                 `DrainLayer::max_concurrent_per_network` with more",
+            )),
+            AbandonReason::NoTimer => {
+                Some((0, "run the server in a tokio runtime with `enable_time`"))
+            }
+            AbandonReason::Timeout | AbandonReason::TooSlow | AbandonReason::ClientGone => None,
+        }
+    }
+
     pub(super) fn selects(&self, status: StatusCode) -> bool {
         match &self.statuses {
             Some(select) => select(status),

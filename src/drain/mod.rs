@@ -57,7 +57,8 @@
 //! | [`max_concurrent_per_network`](DrainLayer::max_concurrent_per_network) | 32 | the same for one client network |
 //!
 //! Beyond a bound the response is returned at once with `Connection: close`, and counted with
-//! the [reason](AbandonReason) in [`DrainCounters`].
+//! the [reason](AbandonReason) in [`DrainCounters`]. A warning names the setting when a reason
+//! occurs for the first time, unless the client is at fault (`Timeout`, `TooSlow`, `ClientGone`).
 //!
 //! The response waits for the rest of the body. A client that reads the response before it has sent
 //! the whole body waits too, until a bound is reached.

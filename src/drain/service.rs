@@ -104,7 +104,7 @@ impl<B: Body> Watched<B> {
         }
         let begun = self.read(body);
         if let Err(reason) = begun {
-            self.shared.abandon(reason);
+            self.shared.abandon(reason, &self.settings);
         }
         Some(begun)
     }

@@ -35,7 +35,7 @@ impl Principal {
         self.hash
     }
 
-    /// Who vouches for the subject: the keyspace of a key, the issuer of a token.
+    /// Returns the party that vouches for the subject: the keyspace of a key, the issuer of a token.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source

@@ -18,7 +18,7 @@ mod verifier;
 
 pub use algorithm::Algorithm;
 pub use keys::Keys;
-pub use remote::{FetchError, KeyStatus, RemoteKeys};
+pub use remote::{FetchError, KeyFetchError, KeyStatus, RemoteKeys};
 pub use set::{KeySet, UnusableKey};
 pub use verifier::Backend;
 
@@ -27,4 +27,4 @@ pub(crate) use keys::Origin;
 pub(crate) use remote::{LookUp, Remote, Wanted};
 pub(crate) use ring::{KeyName, Ring, Verdict};
 pub(crate) use set::{MOST_KID, unusable_keys};
-pub(crate) use spelling::is_similar;
+pub(crate) use spelling::{is_similar, is_similar_audience};

@@ -67,9 +67,31 @@ fn missing_begin(text: &str) -> Unusable {
         "it is an SSH key; convert it to PEM: `ssh-keygen -e -m PKCS8`"
     } else if text.trim_start().starts_with('{') {
         "it is JSON; read it by `KeySet::from_jwk` or `KeySet::from_jwks`"
+    } else if is_path(text) {
+        "it is the path of a file; call `KeySet::from_pem_file`"
     } else {
         "it is not PEM: it has no `-----BEGIN …-----` line"
     }
+}
+
+/// Returns whether a text looks like the path of a file. Base64 has slashes too.
+pub(crate) fn is_path(text: &str) -> bool {
+    let text = text.trim();
+    let extension = text.rsplit_once('.').map(|(_, extension)| extension);
+    let is_extension = |extension: &str| {
+        let known = [
+            "pem", "pub", "key", "crt", "cer", "der", "json", "jwk", "jwks", "txt",
+        ];
+        known
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    };
+    let is_rooted = ["/", "./", "../", "~/", ".\\", "..\\"]
+        .iter()
+        .any(|root| text.starts_with(root));
+    text.len() < MOST_PATH
+        && !text.contains(['\n', '\r', '{', '"'])
+        && (is_rooted || extension.is_some_and(is_extension))
 }
 
 /// Replaces line breaks that are written with a backslash by spaces. Base64 has no
@@ -94,6 +116,7 @@ const fn is_of_label(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b' '
 }
 
+const MOST_PATH: usize = 4096;
 const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 const BROKEN_BEGIN: Unusable = "its `-----BEGIN …-----` line is broken";
@@ -175,6 +198,10 @@ mod tests {
             ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5".into(), "ssh-keygen"),
             ("---- BEGIN SSH2 PUBLIC KEY ----".into(), "ssh-keygen"),
             (r#"{"kty": "RSA"}"#.into(), "from_jwk"),
+            ("keys/public.pem".into(), "call `KeySet::from_pem_file`"),
+            ("/etc/api/public\n".into(), "call `KeySet::from_pem_file`"),
+            (r"C:\keys\api.PUB".into(), "call `KeySet::from_pem_file`"),
+            (r"..\api".into(), "call `KeySet::from_pem_file`"),
         ] {
             let refused = decode(text.as_bytes()).unwrap_err();
             assert!(refused.contains(reason), "{text}: {refused}");

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::config::ConfigError;
 use crate::jwks::algorithm::Algorithm;
 use crate::jwks::material::{Curve, Material, Unusable, base64url};
+use crate::jwks::pem::is_path;
 use crate::jwks::verifier::check;
 
 /// Keys to verify tokens with, of one issuer.
@@ -76,7 +77,11 @@ impl KeySet {
     /// Returns `Err` if it is not a JWK Set, has more than 256 entries, or has no usable
     /// key. The error says what is wrong with each of the first five keys.
     pub fn from_jwks(text: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        let set = Self::parse(text.as_ref()).map_err(|reason| refused("from_jwks", reason))?;
+        let text = text.as_ref();
+        let set = Self::parse(text).map_err(|reason| match str::from_utf8(text) {
+            Ok(text) if is_path(text) => refused("from_jwks", PATH),
+            _ => refused("from_jwks", reason),
+        })?;
         if set.keys.is_empty() {
             let reason = match unusable_keys(&set.unusable) {
                 None => "the set has no keys".to_owned(),
@@ -153,6 +158,10 @@ impl KeySet {
     pub fn from_jwk(text: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let not_a_jwk = || refused("from_jwk", "it is not a JWK");
         let text = std::str::from_utf8(text.as_ref()).map_err(|_| not_a_jwk())?;
+        if is_path(text) {
+            let reason = "it is the path of a file; call `KeySet::from_jwk_file`";
+            return Err(refused("from_jwk", reason));
+        }
         if !text.trim_ascii_start().starts_with('{') {
             return Err(not_a_jwk());
         }
@@ -399,6 +408,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     })
 }
 
+const PATH: &str = "it is the path of a file; call `KeySet::from_jwks_file`";
 const MOST_KEYS: usize = 256;
 /// Maximum number of characters of a `kid` in an error.
 const MOST_SHOWN: usize = 64;

@@ -18,6 +18,22 @@ pub(crate) fn is_similar(one: &str, other: &str) -> bool {
     }
 }
 
+/// Returns whether two audiences differ only by a slash at the end, letter case, or `http` in place of
+/// `https`.
+pub(crate) fn is_similar_audience(one: &str, other: &str) -> bool {
+    let (one, other) = (one.to_ascii_lowercase(), other.to_ascii_lowercase());
+    one == other || without_form(&one) == without_form(&other)
+}
+
+/// Returns a text in lower case without `http://` or `https://` and the slash at its end.
+fn without_form(text: &str) -> (bool, &str) {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    let (is_url, rest) = (rest.is_some(), rest.unwrap_or(text));
+    (is_url, rest.strip_suffix('/').unwrap_or(rest))
+}
+
 struct Parts<'a> {
     authority: &'a str,
     /// Without a slash at its end.
@@ -40,6 +56,29 @@ impl<'a> Parts<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn similar_audiences_differ_in_form_only() {
+        let api = "https://api.example.com/v1";
+        for (one, other, similar) in [
+            (api, "https://api.example.com/v1/", true),
+            (api, "http://api.example.com/v1", true),
+            (api, "HTTPS://Api.example.com/V1/", true),
+            (api, "https://api.example.com/v2", false),
+            (api, "https://api.example.com/v1//", false),
+            (api, "https://api.example.com", false),
+            (api, "api.example.com/v1", false),
+            (api, "ftp://api.example.com/v1", false),
+            (api, "", false),
+            ("orders", "Orders", true),
+            ("orders", "orders/", true),
+            ("orders", "order", false),
+            ("api://orders", "api://Orders/", true),
+        ] {
+            assert_eq!(is_similar_audience(one, other), similar, "{one} {other}");
+            assert_eq!(is_similar_audience(other, one), similar, "{other} {one}");
+        }
+    }
 
     #[test]
     fn similar_issuers_differ_in_form_only() {

@@ -105,9 +105,9 @@ impl Look {
     }
 
     /// Tells the log and whoever listens.
-    pub(crate) fn tell(&self, event: KeyEvent) {
+    pub(crate) fn tell(&self, record: &KeyRecord, event: KeyEvent) {
         let id = event.id;
-        event.log();
+        event.log(record);
         // What has happened has happened, whatever becomes of the one who is told.
         if let Some(hear) = &self.hear
             && catch_unwind(AssertUnwindSafe(|| hear(&event))).is_err()
@@ -131,7 +131,7 @@ impl<S: KeyStore> Shared<S> {
         // Nobody may be waiting.
         let _ = look.changes.send(id);
         let event = KeyEvent { id, kind, at };
-        look.tell(event);
+        look.tell(record, event);
         if let Some(audit) = &look.audit {
             // Of a copy, since the record may be changed before it is shared.
             let identity = record.clone().identity(&look.source, self);
@@ -414,8 +414,8 @@ impl<S: KeyStore> ApiKeys<S> {
     ///
     /// # Errors
     /// Returns
-    /// - [`KeyError::NoOwner`], [`KeyError::InvalidScope`], [`KeyError::InvalidRestriction`],
-    ///   [`KeyError::InvalidTimes`] or [`KeyError::UnknownEnvironment`] if a value is not valid,
+    /// - [`KeyError::NoOwner`], [`KeyError::InvalidName`], [`KeyError::InvalidScope`],
+    ///   [`KeyError::InvalidRestriction`], [`KeyError::InvalidTimes`] or [`KeyError::UnknownEnvironment`] if a value is not valid,
     /// - [`KeyError::Store`] if the store fails,
     /// - [`KeyError::Randomness`] if the operating system provides no random bytes.
     pub async fn issue(&self, new: NewKey) -> Result<IssuedKey, KeyError> {

@@ -7,7 +7,6 @@ use http::StatusCode;
 use crate::config::ConfigError;
 use crate::keys::lifecycle::LifecycleError;
 use crate::keys::store::StoreError;
-use crate::scope::InvalidScope;
 
 /// An error of a command on keys, such as [`ApiKeys::issue`](crate::ApiKeys::issue) or
 /// [`ApiKeys::update`](crate::ApiKeys::update).
@@ -40,10 +39,13 @@ use crate::scope::InvalidScope;
 pub enum KeyError {
     /// Other commands kept changing the record while this one was retried.
     Conflict,
+    /// The owner, tenant, name, plan or a role has control characters, starts or ends with
+    /// whitespace, or is empty where it must not be.
+    InvalidName(ConfigError),
     /// A network, method or referrer is not valid.
     InvalidRestriction(ConfigError),
     /// A scope is not valid.
-    InvalidScope(InvalidScope),
+    InvalidScope(ConfigError),
     /// The start or the end of the key does not fit.
     InvalidTimes(ConfigError),
     /// The state of the key does not permit the command.
@@ -76,7 +78,7 @@ impl KeyError {
     /// | 404 Not Found | `NotFound` |
     /// | 409 Conflict | `Conflict`, `Lifecycle` |
     /// | 412 Precondition Failed | `StaleRevision` |
-    /// | 422 Unprocessable Content | `InvalidRestriction`, `InvalidScope`, `InvalidTimes`, `NoOwner`, `UnknownEnvironment` |
+    /// | 422 Unprocessable Content | `InvalidName`, `InvalidRestriction`, `InvalidScope`, `InvalidTimes`, `NoOwner`, `UnknownEnvironment` |
     /// | 500 Internal Server Error | `Randomness` |
     /// | 503 Service Unavailable | `Store` |
     #[must_use]
@@ -85,7 +87,8 @@ impl KeyError {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Conflict | Self::Lifecycle(_) => StatusCode::CONFLICT,
             Self::StaleRevision { .. } => StatusCode::PRECONDITION_FAILED,
-            Self::InvalidRestriction(_)
+            Self::InvalidName(_)
+            | Self::InvalidRestriction(_)
             | Self::InvalidScope(_)
             | Self::InvalidTimes(_)
             | Self::NoOwner
@@ -102,10 +105,11 @@ impl fmt::Display for KeyError {
             Self::Conflict => {
                 f.write_str("other changes of the key kept interfering; repeat the command")
             }
-            Self::InvalidRestriction(error)
+            Self::InvalidName(error)
+            | Self::InvalidRestriction(error)
+            | Self::InvalidScope(error)
             | Self::InvalidTimes(error)
             | Self::UnknownEnvironment(error) => error.fmt(f),
-            Self::InvalidScope(error) => write!(f, "scopes: {error}"),
             Self::Lifecycle(error) => error.fmt(f),
             Self::NoOwner => f.write_str(
                 "NewKey::for_owner: the owner is empty; pass the id of the account that the key \
@@ -128,10 +132,11 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::InvalidRestriction(error)
+            Self::InvalidName(error)
+            | Self::InvalidRestriction(error)
+            | Self::InvalidScope(error)
             | Self::InvalidTimes(error)
             | Self::UnknownEnvironment(error) => Some(error),
-            Self::InvalidScope(error) => Some(error),
             Self::Lifecycle(error) => Some(error),
             Self::Store(error) => Some(error),
             Self::Conflict
@@ -146,12 +151,6 @@ impl std::error::Error for KeyError {
 impl From<StoreError> for KeyError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
-    }
-}
-
-impl From<InvalidScope> for KeyError {
-    fn from(error: InvalidScope) -> Self {
-        Self::InvalidScope(error)
     }
 }
 

@@ -1,13 +1,18 @@
 //! [`KeyEvent`]: what an operator wants to hear of keys.
 
+use tracing::field::display;
+
 use crate::clock::Timestamp;
 use crate::keys::format::KeyId;
 use crate::keys::lifecycle::EndCause;
+use crate::keys::record::KeyRecord;
 use crate::keys::update::KeyFields;
 
 /// Something happened in the life of a key, or a key was used that should not be.
 ///
-/// Every event is also an event of `tracing` with the target `tollgate::keys`.
+/// Every event is also an event of `tracing` with the target `tollgate::keys`, with the fields `id`,
+/// `event` (the [name](KeyEventKind::as_str) of the kind), `owner`, `tenant`, and `cause`, `fields` or
+/// `successor` where the kind has them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct KeyEvent {
@@ -66,21 +71,40 @@ impl KeyEventKind {
 }
 
 impl KeyEvent {
-    pub(crate) fn log(&self) {
-        let (id, event) = (self.id, self.kind.as_str());
+    pub(crate) fn log(&self, record: &KeyRecord) {
+        let (cause, fields, successor) = match self.kind {
+            KeyEventKind::UsedAfterEnd(cause) | KeyEventKind::Ended(cause) => {
+                (Some(cause.as_str()), None, None)
+            }
+            KeyEventKind::Updated(fields) => (None, Some(display(fields)), None),
+            KeyEventKind::RotatedTo(successor) => (None, None, Some(display(successor))),
+            _ => (None, None, None),
+        };
+        macro_rules! event {
+            ($level:ident, $message:literal) => {
+                tracing::$level!(
+                    target: "tollgate::keys",
+                    id = %self.id,
+                    event = self.kind.as_str(),
+                    owner = record.owner.as_str(),
+                    tenant = record.tenant.as_deref(),
+                    cause,
+                    fields,
+                    successor,
+                    $message
+                )
+            };
+        }
         match self.kind {
-            KeyEventKind::UsedAfterEnd(cause) => {
-                let cause = cause.as_str();
-                tracing::warn!(target: "tollgate::keys", %id, event, cause);
-            }
-            KeyEventKind::Ended(cause) => {
-                let cause = cause.as_str();
-                tracing::info!(target: "tollgate::keys", %id, event, cause);
-            }
-            KeyEventKind::Updated(fields) => {
-                tracing::info!(target: "tollgate::keys", %id, event, %fields);
-            }
-            _ => tracing::info!(target: "tollgate::keys", %id, event),
+            KeyEventKind::Disabled => event!(info, "key disabled"),
+            KeyEventKind::Enabled => event!(info, "key enabled"),
+            KeyEventKind::Ended(_) => event!(info, "key ended"),
+            KeyEventKind::Issued => event!(info, "key issued"),
+            KeyEventKind::RotatedTo(_) => event!(info, "key rotated"),
+            KeyEventKind::Scheduled => event!(info, "start of the key changed"),
+            KeyEventKind::Updated(_) => event!(info, "key updated"),
+            KeyEventKind::UsedAfterEnd(_) => event!(warn, "key used after its end"),
+            KeyEventKind::UsedInGrace { .. } => event!(info, "key used in its grace period"),
         }
     }
 }

@@ -110,7 +110,8 @@ impl<S: KeyStore> ApiKeys<S> {
     ///
     /// # Errors
     /// Returns
-    /// - [`KeyError::InvalidScope`] or [`KeyError::InvalidRestriction`] if a value is not valid,
+    /// - [`KeyError::InvalidName`], [`KeyError::InvalidScope`] or [`KeyError::InvalidRestriction`] if a
+    ///   value is not valid,
     /// - [`KeyError::InvalidTimes`] if the new expiry does not fit: see
     ///   [`KeyUpdate::set_expires_at`],
     /// - [`KeyError::StaleRevision`] if the record has another revision than the caller expects,

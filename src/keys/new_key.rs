@@ -10,9 +10,12 @@ use crate::keys::pepper::{KeyMac, MacAlgorithm};
 use crate::keys::record::{CachedIdentity, KeyRecord, LastUsed};
 use crate::keys::validate::{self, End};
 use crate::restriction::Restrictions;
-use crate::scope::ScopeSet;
 
 /// A key that is to be issued.
+///
+/// The owner, tenant, name, roles, plan and `created_by` must not have control characters, or start or
+/// end with whitespace. Only the name may be empty. Otherwise
+/// [`ApiKeys::issue`](crate::ApiKeys::issue) fails.
 ///
 /// ```
 /// use std::time::Duration;
@@ -209,9 +212,18 @@ impl NewKey {
         if self.owner.is_empty() {
             return Err(KeyError::NoOwner);
         }
+        validate::name("NewKey::for_owner", &self.owner)?;
+        validate::names("NewKey::tenant", &self.tenant)?;
+        validate::title("NewKey::name", &self.name)?;
+        validate::names("NewKey::roles", &self.roles)?;
+        validate::names("NewKey::plan", &self.plan)?;
+        validate::names("NewKey::created_by", &self.created_by)?;
         let expires_at = self.end.map(|end| end.after(now));
         let start = self.not_before.unwrap_or(now);
-        validate::lifetime("NewKey::expires_at", start, expires_at)?;
+        let setting = self.end.map_or("NewKey::expires_at", |end| {
+            end.named("NewKey::expires_at", "NewKey::expires_in")
+        });
+        validate::lifetime(setting, start, expires_at)?;
         let restrictions = Restrictions {
             networks: validate::networks("NewKey::networks", &self.networks)
                 .map_err(KeyError::InvalidRestriction)?,
@@ -229,7 +241,7 @@ impl NewKey {
             owner: self.owner,
             tenant: self.tenant,
             name: self.name,
-            scopes: ScopeSet::try_new(&self.scopes)?,
+            scopes: validate::scopes("NewKey::scopes", &self.scopes)?,
             roles: self.roles,
             plan: self.plan,
             metadata: self.metadata,

@@ -99,10 +99,10 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    /// Where the key stands in its life at `now`.
+    /// Returns the state of the key at `now`.
     #[must_use]
-    pub fn state(&self, now: Timestamp) -> KeyState {
-        lifecycle::state(self, now)
+    pub fn state(&self, now: impl Into<Timestamp>) -> KeyState {
+        lifecycle::state(self, now.into())
     }
 
     /// When the key stops being good, as far as that is known: its expiry, or the end

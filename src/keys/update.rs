@@ -97,7 +97,7 @@ impl KeyUpdate {
         self
     }
 
-    /// Sets the name for people.
+    /// Sets the name for people. An empty name removes it.
     pub fn set_name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -242,7 +242,15 @@ impl KeyUpdate {
 
     /// Validates the values that do not depend on the record.
     pub(crate) fn validate(self) -> Result<Changes, KeyError> {
-        let scopes = self.scopes.map(ScopeSet::try_new).transpose()?;
+        validate::title(
+            "KeyUpdate::set_name",
+            self.name.as_deref().unwrap_or_default(),
+        )?;
+        validate::names("KeyUpdate::set_plan", self.plan.iter().flatten())?;
+        validate::names("KeyUpdate::set_roles", self.roles.iter().flatten())?;
+        let scopes = self.scopes.as_deref();
+        let scopes = scopes.map(|texts| validate::scopes("KeyUpdate::set_scopes", texts));
+        let scopes = scopes.transpose()?;
         Ok(Changes {
             if_revision: self.if_revision,
             name: self.name,
@@ -327,7 +335,11 @@ impl Changes {
         let end = self.end.map(|end| end.map(|end| end.after(now)));
         fields.set(KeyField::ExpiresAt, &mut new.expires_at, &end);
         if fields.contains(KeyField::ExpiresAt) {
-            check_expiry(&new, now)?;
+            let setting = match self.end.flatten() {
+                Some(end) => end.named("KeyUpdate::set_expires_at", "KeyUpdate::set_expires_in"),
+                None => "KeyUpdate::clear_expires_at",
+            };
+            check_expiry(setting, &new, now)?;
             if let (Some(rotated), Some(end)) = (&mut new.rotated, new.expires_at) {
                 rotated.grace_until = rotated.grace_until.min(end);
             }
@@ -356,8 +368,7 @@ impl Changes {
 }
 
 /// Checks the new expiry of a record.
-fn check_expiry(new: &KeyRecord, now: Timestamp) -> Result<(), KeyError> {
-    const SETTING: &str = "KeyUpdate::set_expires_at";
+fn check_expiry(setting: &str, new: &KeyRecord, now: Timestamp) -> Result<(), KeyError> {
     let end = new.expires_at;
     let problem = if let Some(end) = end.filter(|end| *end <= now) {
         format!(
@@ -374,9 +385,9 @@ fn check_expiry(new: &KeyRecord, now: Timestamp) -> Result<(), KeyError> {
             rotated.to
         )
     } else {
-        return validate::lifetime(SETTING, new.not_before.unwrap_or(now), end);
+        return validate::lifetime(setting, new.not_before.unwrap_or(now), end);
     };
-    let error = ConfigError::new(format!("{SETTING}: {problem}"));
+    let error = ConfigError::new(format!("{setting}: {problem}"));
     Err(KeyError::InvalidTimes(error))
 }
 

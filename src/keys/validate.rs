@@ -17,6 +17,7 @@ use crate::keys::error::KeyError;
 use crate::network::parse_network;
 use crate::origin::OriginPattern;
 use crate::restriction::{Restrictions, standard_method};
+use crate::scope::ScopeSet;
 
 /// The end of a key: a point in time, or a time after the key was issued or updated.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,14 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// Returns the name of the function that was called.
+    pub(crate) const fn named(self, at: &'static str, within: &'static str) -> &'static str {
+        match self {
+            Self::At(_) => at,
+            Self::In(_) => within,
+        }
+    }
+
     pub(crate) fn after(self, start: Timestamp) -> Timestamp {
         match self {
             Self::At(at) => at,
@@ -55,6 +64,46 @@ pub(crate) fn referrers(setting: &str, texts: &[String]) -> Result<Vec<String>, 
         ))),
     };
     once(texts.iter().map(parse))
+}
+
+/// Checks scopes, and drops repeats.
+pub(crate) fn scopes(setting: &str, texts: &[String]) -> Result<ScopeSet, KeyError> {
+    ScopeSet::try_new(texts)
+        .map_err(|error| KeyError::InvalidScope(ConfigError::new(format!("{setting}: {error}"))))
+}
+
+/// Checks a text that names something, such as a plan: texts that differ only in how they look name
+/// different plans.
+pub(crate) fn name(setting: &str, text: &str) -> Result<(), KeyError> {
+    let problem = if text.is_empty() {
+        "is empty; pass a name, or leave it out"
+    } else if text.contains(char::is_control) {
+        "has control characters; remove them"
+    } else if text.trim().len() < text.len() {
+        "starts or ends with whitespace; trim it"
+    } else {
+        return Ok(());
+    };
+    let text = Quoted(text);
+    Err(KeyError::InvalidName(ConfigError::new(format!(
+        "{setting}: {text} {problem}"
+    ))))
+}
+
+/// Like [`name`], for each of several texts, or for one that may be missing.
+pub(crate) fn names<'a>(
+    setting: &str,
+    texts: impl IntoIterator<Item = &'a String>,
+) -> Result<(), KeyError> {
+    texts.into_iter().try_for_each(|text| name(setting, text))
+}
+
+/// Like [`name`], for a text for people, which may be empty.
+pub(crate) fn title(setting: &str, text: &str) -> Result<(), KeyError> {
+    match text {
+        "" => Ok(()),
+        text => name(setting, text),
+    }
 }
 
 /// Checks and normalizes the restrictions of a record from configuration.

@@ -1,14 +1,18 @@
 //! [`Plans`]: quotas by the plan that a caller is on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::config::Quoted;
 use crate::limit::quotas::Quotas;
 
 /// Quotas by the name of the plan that a caller is on; see
 /// [`Identity::plan`](crate::Identity::plan). They can be changed while the server runs:
 /// clones are the same plans, and a change holds for every request that comes after it.
+///
+/// A caller on a plan that is not known gets the quotas of [`Plans::new`]. The first 32 names of such
+/// plans are logged as warnings, each once.
 ///
 /// When a plan changes, or a caller changes plans, the share that they have used of a quota
 /// stays used, if both have one of that name; it comes back at the new rate.
@@ -29,6 +33,8 @@ use crate::limit::quotas::Quotas;
 #[derive(Clone)]
 pub struct Plans {
     plans: Arc<RwLock<Named>>,
+    /// Names that were logged as unknown.
+    unknown: Arc<Mutex<HashSet<Box<str>>>>,
 }
 
 #[derive(Clone)]
@@ -48,6 +54,7 @@ impl Plans {
         };
         Self {
             plans: Arc::new(RwLock::new(named)),
+            unknown: Arc::default(),
         }
     }
 
@@ -91,10 +98,32 @@ impl Plans {
     /// them.
     pub fn of(&self, plan: Option<&str>) -> Option<Quotas> {
         let named = self.plans.read().unwrap_or_else(PoisonError::into_inner);
-        match plan.and_then(|plan| named.plans.get(plan)) {
-            Some(quotas) => quotas.clone(),
-            None => named.others.clone(),
+        let Some(plan) = plan else {
+            return named.others.clone();
+        };
+        if let Some(quotas) = named.plans.get(plan) {
+            return quotas.clone();
         }
+        let quotas = named.others.clone();
+        drop(named);
+        self.log_unknown(plan);
+        quotas
+    }
+
+    /// Logs an unknown plan once, and no more than a few of them.
+    fn log_unknown(&self, plan: &str) {
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if unknown.len() >= MOST_UNKNOWN || unknown.contains(plan) {
+            return;
+        }
+        unknown.insert(plan.into());
+        drop(unknown);
+        tracing::warn!(
+            target: "tollgate",
+            plan = %Quoted(plan),
+            "Plans: a caller is on a plan that is not known, and gets the quotas of `Plans::new`; \
+             add it with `Plans::plan`, or correct the plan of the key or token",
+        );
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut Named) -> T) {
@@ -108,3 +137,6 @@ impl fmt::Debug for Plans {
         f.debug_map().entries(&named.plans).finish()
     }
 }
+
+/// The maximum number of unknown plans that are logged and remembered.
+const MOST_UNKNOWN: usize = 32;

@@ -15,6 +15,31 @@ use crate::limit::gcra::Rate;
 /// more than `burst + rate · Δ` is admitted: someone who was away uses the burst at once, and
 /// the rate from then on.
 ///
+/// # Announcement
+/// `RateLimit-Policy` announces the burst and the time in which it comes back, and not the count and
+/// the period: `Quota::per_minute(60).burst(50)` is `"minute";q=50;w=50`, since 50 units come back in
+/// 50 seconds at one per second. A client that sends at most `q` requests in any
+/// `w` seconds is never rejected. Without [`Quota::burst`], `Quota::per_minute(60)` is
+/// `"minute";q=60;w=60`.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// use http::{Request, Response};
+/// use tollgate::{Identity, Quota, RateLimitLayer};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// let layer = RateLimitLayer::new([Quota::per_minute(60).burst(50)]);
+/// let service = layer.layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, std::convert::Infallible>(Response::new(()))
+/// }));
+/// let caller = Identity::for_test().build();
+/// let response = service.oneshot(Request::get("/").extension(caller).body(())?).await?;
+/// assert_eq!(response.headers()["ratelimit-policy"], r#""minute";q=50;w=50"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// ```
 /// use std::time::Duration;
 /// use tollgate::limit::Quota;
@@ -40,7 +65,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_second(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(1)).named("second")
+        literal(Self::of("per_second", count, Duration::from_secs(1))).named("second")
     }
 
     /// So many a minute.
@@ -50,7 +75,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_minute(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(60)).named("minute")
+        literal(Self::of("per_minute", count, Duration::from_secs(60))).named("minute")
     }
 
     /// So many an hour.
@@ -60,7 +85,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_hour(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(3_600)).named("hour")
+        literal(Self::of("per_hour", count, Duration::from_secs(3_600))).named("hour")
     }
 
     /// So many a day. Keys of a limit are remembered for as long as they have not paid, so
@@ -71,7 +96,7 @@ impl Quota {
     #[must_use]
     #[track_caller]
     pub fn per_day(count: u32) -> Self {
-        Self::per(count, Duration::from_secs(86_400)).named("day")
+        literal(Self::of("per_day", count, Duration::from_secs(86_400))).named("day")
     }
 
     /// So many in that time.
@@ -90,16 +115,23 @@ impl Quota {
     /// # Errors
     /// Where `per` panics.
     pub fn try_per(count: u32, period: Duration) -> Result<Self, ConfigError> {
+        Self::of("per", count, period)
+    }
+
+    fn of(constructor: &str, count: u32, period: Duration) -> Result<Self, ConfigError> {
         let quota = Self {
             count,
             period,
             burst: count,
             name: "default".into(),
         };
-        quota.checked()
+        quota.checked(constructor)
     }
 
     /// Sets how many may be used at once: the count unless set.
+    ///
+    /// The rate stays the same. `RateLimit-Policy` announces the burst as `q`, and the time in which it
+    /// comes back as `w`: see [`Quota`](Self#announcement).
     ///
     /// # Panics
     /// See [`Quota::per`].
@@ -118,7 +150,7 @@ impl Quota {
             burst: units,
             ..self
         }
-        .checked()
+        .checked("burst")
     }
 
     /// Names the quota: clients see it in `RateLimit-Policy`. It is `second`, `minute`,
@@ -190,7 +222,7 @@ impl Quota {
         }
     }
 
-    fn checked(self) -> Result<Self, ConfigError> {
+    fn checked(self, function: &str) -> Result<Self, ConfigError> {
         let Self {
             count,
             period,
@@ -212,7 +244,7 @@ impl Quota {
         } else {
             return Ok(self);
         };
-        Err(ConfigError::new(format!("`Quota`: {mistake}")))
+        Err(ConfigError::new(format!("`Quota::{function}`: {mistake}")))
     }
 }
 
@@ -245,7 +277,7 @@ mod tests {
         for (made, expected) in [
             (
                 per(0, second),
-                "`Quota`: the count is 0; use 1 to 1000000000",
+                "`Quota::per`: the count is 0; use 1 to 1000000000",
             ),
             (per(u32::MAX, second), "the count is 4294967295; use"),
             (per(1, Duration::ZERO), "the period is 0ns; use 1 ms"),

@@ -90,7 +90,7 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
     let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
     let service = layer.client_ip(proxies).layer(who());
     let own = "https://api.example.com";
-    let cases: [(&str, Fields<'_>, u16); 12] = [
+    let cases: [(&str, Fields<'_>, u16); 14] = [
         (own, &[("host", "api.example.com:443")], 200),
         (own, &[("host", "API.Example.com")], 200),
         ("HTTPS://API.example.com:443", &[], 200),
@@ -137,6 +137,23 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
             ],
             403,
         ),
+        // A proxy on another port than 443 must forward the port too.
+        (
+            "https://api.example.com:8443",
+            &[
+                ("host", "10.1.2.3:8080"),
+                ("x-forwarded-host", "api.example.com:8443"),
+            ],
+            200,
+        ),
+        (
+            "https://api.example.com:8443",
+            &[
+                ("host", "10.1.2.3:8080"),
+                ("x-forwarded-host", "api.example.com"),
+            ],
+            403,
+        ),
     ];
     for (origin, fields, status) in cases {
         let fields = [&[("origin", origin)], fields].concat();
@@ -157,6 +174,60 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
             "direct {fields:?}"
         );
     }
+}
+
+/// The first proxy was asked for the host that the client knows, the second one for an inner one.
+#[tokio::test]
+async fn host_behind_two_proxies_is_that_of_the_outer_one() {
+    let (layer, key) = layer().await;
+    let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+    let x_forwarded = layer.clone().client_ip(proxies.clone()).layer(who());
+    let forwarded = layer.client_ip(proxies.forwarded()).layer(who());
+    let origin = ("origin", "https://api.example.com");
+    let proxy: SocketAddr = "10.0.0.1:4711".parse().unwrap();
+    for host in ["api.example.com, inner.internal", "api.example.com"] {
+        let fields = [
+            origin,
+            ("host", "inner.internal"),
+            ("x-forwarded-for", "203.0.113.7, 10.0.0.2"),
+            ("x-forwarded-host", host),
+        ];
+        let mut request = request("POST", &key, &fields);
+        request.extensions_mut().insert(proxy);
+        assert_eq!(send(&x_forwarded, request).await.status, 200, "{host}");
+    }
+    for line in [
+        "for=203.0.113.7;host=api.example.com, for=10.0.0.2;host=inner.internal",
+        "for=203.0.113.7;host=api.example.com, for=10.0.0.2",
+    ] {
+        let fields = [origin, ("host", "inner.internal"), ("forwarded", line)];
+        let mut request = request("POST", &key, &fields);
+        request.extensions_mut().insert(proxy);
+        assert_eq!(send(&forwarded, request).await.status, 200, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn application_with_a_scheme_of_its_own_is_another_origin() {
+    let (layer, key) = layer().await;
+    for (origin, host) in [
+        ("capacitor://localhost", "localhost"),
+        ("ionic://localhost", "localhost"),
+        ("ftp://api.example.com", "api.example.com"),
+        ("chrome-extension://abcdef", "abcdef"),
+    ] {
+        let fields = [("origin", origin), ("host", host)];
+        let answer = send(&layer.clone().layer(who()), request("POST", &key, &fields)).await;
+        assert_eq!(answer.status, 403, "{origin}");
+    }
+    let trusting = layer
+        .trusted_origins(["capacitor://localhost"])
+        .layer(who());
+    let fields = [("origin", "capacitor://localhost"), ("host", "localhost")];
+    assert_eq!(
+        send(&trusting, request("POST", &key, &fields)).await.status,
+        200
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use tollgate::jwks::{Algorithm, KeySet, RemoteKeys};
+use tollgate::jwks::{Algorithm, FetchError, KeySet, RemoteKeys};
 use tollgate::rejection::Cause;
 use tollgate::testing::TestIssuer;
 use tollgate::{ApiKeys, AuthLayer, Jwt};
@@ -89,6 +89,46 @@ async fn issuer_of_a_stranger_is_not_logged() {
 }
 
 #[tokio::test]
+async fn misspelled_audience_is_logged_once_with_both_values() {
+    let issuer = "https://id.example.com/";
+    let authority = TestIssuer::new(issuer).clock(clock());
+    for (shown, is_logged) in [
+        ("https://api.example.com/", true),
+        ("http://api.example.com", true),
+        ("https://API.example.com", true),
+        ("https://other.example.com", false),
+        ("https://api.example.com/v1", false),
+        ("https://api.example.com\nWARN forged line", false),
+    ] {
+        let jwt = Jwt::issuer(issuer)
+            .audience("https://unrelated.example.com")
+            .audience(AUDIENCE)
+            .keys(authority.keys())
+            .build()
+            .unwrap();
+        let token = authority.token("ann").audience("account").audience(shown);
+        let token = token.sign();
+        let logged = warnings(async {
+            for _ in 0..50 {
+                let cause = show(&jwt, &token).await.rejection.unwrap();
+                assert_eq!(cause.cause(), Cause::TokenAudience, "{shown}");
+            }
+        });
+        let logged = logged.await;
+        assert_eq!(logged.len(), usize::from(is_logged), "{shown}: {logged:?}");
+        for part in [issuer, AUDIENCE, shown, "Issuer::audience"] {
+            assert!(logged.iter().all(|text| text.contains(part)), "{logged:?}");
+        }
+        // Anybody can send a token that another key has signed.
+        let forged = TestIssuer::new(issuer).clock(clock());
+        let forged = forged.token("ann").audience(shown).sign();
+        let fixed = fixed(issuer).build().unwrap();
+        let logged = warnings(async { assert_eq!(show(&fixed, &forged).await.status, 401) });
+        assert_eq!(logged.await, Vec::<String>::new(), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn metadata_of_a_misspelled_issuer_is_logged() {
     let authority = TestIssuer::new("https://id.example.com/");
     let client =
@@ -98,7 +138,17 @@ async fn metadata_of_a_misspelled_issuer_is_logged() {
         .keys(RemoteKeys::discover().client(client))
         .build()
         .unwrap();
-    let logged = warnings(async { assert!(jwt.warm_up().await.is_err()) }).await;
+    let logged = warnings(async {
+        let error = jwt.warm_up().await.unwrap_err();
+        assert_eq!(error.kind(), FetchError::OtherIssuer);
+        assert_eq!(error.issuer(), "https://id.example.com");
+        assert_eq!(
+            error.to_string(),
+            "the keys of \"https://id.example.com\" could not be fetched: the metadata is of another \
+             issuer; the metadata says \"https://id.example.com/\"; call `Jwt::issuer` with that text"
+        );
+    });
+    let logged = logged.await;
     assert_eq!(logged.len(), 1, "{logged:?}");
     assert!(logged[0].contains(r"https://id.example.com/"), "{logged:?}");
     assert!(logged[0].contains("Jwt::issuer"), "{logged:?}");
@@ -127,10 +177,26 @@ fn issuer_without_https_is_refused_with_the_settings() {
         let error = build(issuer, keys).unwrap_err();
         for part in [
             r#"Jwt::issuer("http://keycloak:8080/realms/a")"#,
-            "allow_loopback_http",
-            r#"dangerous_allow_http_hosts(["keycloak"])"#,
+            r#"`.keys(RemoteKeys::discover().dangerous_allow_http_hosts(["keycloak"]))`"#,
         ] {
             assert!(error.contains(part), "{error}");
+        }
+        assert!(!error.contains("loopback"), "{error}");
+    }
+    for host in ["localhost", "127.0.0.1", "[::1]", "id.localhost"] {
+        let url = format!("http://{host}:8080");
+        for (error, call) in [
+            (
+                build(&url, discover()).unwrap_err(),
+                "`.keys(RemoteKeys::discover().allow_loopback_http())`",
+            ),
+            (
+                build("x", RemoteKeys::at(&url).client(client())).unwrap_err(),
+                "`.keys(RemoteKeys::at(..).allow_loopback_http())`",
+            ),
+        ] {
+            assert!(error.contains(call), "{error}");
+            assert!(!error.contains("dangerous"), "{error}");
         }
     }
     let at = "http://user:CANARY@localhost:1/keys?token=CANARY";
@@ -268,5 +334,55 @@ async fn cap_that_only_the_layer_raises_is_a_warning() {
         "8192",
     ] {
         assert!(logged[0].contains(part), "{logged:?}");
+    }
+}
+
+#[tokio::test]
+async fn too_long_token_is_logged_once_with_its_length() {
+    let jwt = fixed("https://id.example.com").build().unwrap().max_len(64);
+    let service = AuthLayer::new(jwt).clock(clock()).layer(who());
+    let token = format!("Bearer {}", "a".repeat(65));
+    let logged = warnings(async {
+        for _ in 0..3 {
+            let answer = send(&service, with("authorization", token.clone())).await;
+            assert_eq!(answer.rejection.unwrap().cause(), Cause::TooLong);
+        }
+    });
+    let logged = logged.await;
+    assert_eq!(logged.len(), 1, "{logged:?}");
+    for part in [
+        "len=65",
+        "max_len=64",
+        "Jwt::max_len",
+        "AuthLayer::max_credential_len",
+    ] {
+        assert!(logged[0].contains(part), "{logged:?}");
+    }
+}
+
+#[test]
+fn url_of_metadata_is_refused_as_an_issuer() {
+    for (url, issuer) in [
+        (
+            "https://id.example.com/.well-known/openid-configuration",
+            "https://id.example.com",
+        ),
+        (
+            "https://id.example.com/realms/a/.well-known/openid-configuration/",
+            "https://id.example.com/realms/a/",
+        ),
+        (
+            "https://id.example.com/.well-known/oauth-authorization-server/a",
+            "https://id.example.com/a",
+        ),
+    ] {
+        let error = Jwt::issuer(url).audience(AUDIENCE).build().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "Jwt::issuer({url:?}): this is the URL of the metadata; call it with the `issuer` \
+                 that stands in this document, probably {issuer:?}"
+            )
+        );
     }
 }

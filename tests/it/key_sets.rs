@@ -180,6 +180,22 @@ fn pem_that_is_no_public_key_is_refused_with_the_fix() {
         assert!(error.starts_with("`KeySet::from_pem`: "), "{error}");
         assert!(error.contains(part), "{text}: {error}");
     }
+    for (error, fix) in [
+        (
+            KeySet::from_pem(Algorithm::Es256, "keys/a.pem"),
+            "`KeySet::from_pem`: it is the path of a file; call `KeySet::from_pem_file`",
+        ),
+        (
+            KeySet::from_jwks("/etc/keys"),
+            "`KeySet::from_jwks`: it is the path of a file; call `KeySet::from_jwks_file`",
+        ),
+        (
+            KeySet::from_jwk("key.json"),
+            "`KeySet::from_jwk`: it is the path of a file; call `KeySet::from_jwk_file`",
+        ),
+    ] {
+        assert_eq!(error.unwrap_err().to_string(), fix);
+    }
     let text = labelled("PUBLIC KEY").replace("AAAA", ED25519);
     let error = KeySet::from_pem(Algorithm::Es256, &text).unwrap_err();
     assert!(error.to_string().contains("ES256"), "{error}");

@@ -327,6 +327,14 @@ async fn new_expiry_must_be_in_the_future_and_after_the_start() {
     let zero = KeyUpdate::new().set_expires_in(Duration::ZERO);
     let error = keys.update(active, zero).await.unwrap_err();
     assert!(matches!(error, KeyError::InvalidTimes(_)));
+    let text = error.to_string();
+    assert!(text.starts_with("KeyUpdate::set_expires_in: "), "{text}");
+    let early = KeyUpdate::new().set_expires_in(seconds(50));
+    let text = keys.update(scheduled, early).await.unwrap_err().to_string();
+    assert!(text.starts_with("KeyUpdate::set_expires_in: "), "{text}");
+    let spaced = KeyUpdate::new().set_scopes(["a b"]);
+    let text = keys.update(active, spaced).await.unwrap_err().to_string();
+    assert!(text.starts_with("KeyUpdate::set_scopes: \"a b\""), "{text}");
     // A start cannot be moved beyond a new expiry either.
     let late = keys.schedule(scheduled, Timestamp::MAX).await.unwrap_err();
     assert!(matches!(late, KeyError::InvalidTimes(_)), "{late}");
@@ -538,4 +546,63 @@ async fn update_through_one_node_is_seen_by_another_in_time() {
         .unwrap();
     clock.advance(here.revocation_bound());
     assert_eq!(use_it().await.status, 200);
+}
+
+#[tokio::test]
+async fn names_with_invisible_differences_are_rejected() {
+    let keys = keys_over(MemoryKeys::new());
+    let new = || NewKey::for_owner("a");
+    let id = keys.issue(new()).await.unwrap().record.id;
+    for (text, problem) in [
+        ("", "is empty"),
+        (" ", "starts or ends with whitespace"),
+        (" pro", "starts or ends with whitespace"),
+        ("pro ", "starts or ends with whitespace"),
+        ("pro\u{a0}", "starts or ends with whitespace"),
+        ("pro\n", "has control characters"),
+        ("p\0ro", "has control characters"),
+        ("p\u{85}ro", "has control characters"),
+    ] {
+        let issue = async |new| keys.issue(new).await.unwrap_err();
+        let update = async |update| keys.update(id, update).await.unwrap_err();
+        let update_of = KeyUpdate::new;
+        let mut errors = vec![
+            ("NewKey::tenant", issue(new().tenant(text)).await),
+            ("NewKey::plan", issue(new().plan(text)).await),
+            ("NewKey::roles", issue(new().role(text)).await),
+            ("NewKey::roles", issue(new().roles(["ok", text])).await),
+            ("NewKey::created_by", issue(new().created_by(text)).await),
+            (
+                "KeyUpdate::set_plan",
+                update(update_of().set_plan(text)).await,
+            ),
+            (
+                "KeyUpdate::set_roles",
+                update(update_of().set_roles(["ok", text])).await,
+            ),
+        ];
+        if text.is_empty() {
+            // A key needs no name.
+            assert!(keys.issue(new().name(text)).await.is_ok());
+            assert!(keys.update(id, update_of().set_name(text)).await.is_ok());
+        } else {
+            errors.extend([
+                ("NewKey::for_owner", issue(NewKey::for_owner(text)).await),
+                ("NewKey::name", issue(new().name(text)).await),
+                (
+                    "KeyUpdate::set_name",
+                    update(update_of().set_name(text)).await,
+                ),
+            ]);
+        }
+        for (setting, error) in errors {
+            assert!(matches!(error, KeyError::InvalidName(_)), "{error}");
+            assert_eq!(error.status(), StatusCode::UNPROCESSABLE_ENTITY);
+            let expected = format!("{setting}: {text:?} {problem}; ");
+            let shown = error.to_string();
+            assert!(shown.starts_with(&expected), "{shown}");
+        }
+    }
+    let good = new().tenant("Gr\u{fc}n AG").role("order clerk").plan("pro");
+    assert!(keys.issue(good).await.is_ok());
 }

@@ -470,11 +470,11 @@ async fn error_texts_name_setting_value_and_fix() {
     for (text, parts) in [
         (
             issue(NewKey::for_owner("a").scopes(["ok", "a b"])).await,
-            &["scopes: ", "\"a b\"", "on its own"][..],
+            &["NewKey::scopes: \"a b\"", "on its own"][..],
         ),
         (
             issue(NewKey::for_owner("a").scopes(["", "ok"])).await,
-            &["scopes: \"\"", "leave it out"],
+            &["NewKey::scopes: \"\"", "leave it out"],
         ),
         (
             issue(NewKey::for_owner("a").scopes(["a\\b"])).await,
@@ -483,6 +483,10 @@ async fn error_texts_name_setting_value_and_fix() {
         (
             issue(NewKey::for_owner("")).await,
             &["NewKey::for_owner", "empty"],
+        ),
+        (
+            issue(NewKey::for_owner("a").expires_in(Duration::ZERO)).await,
+            &["NewKey::expires_in: ", "later end"],
         ),
         (
             issue(past).await,

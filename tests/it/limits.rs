@@ -852,3 +852,24 @@ async fn a_query_credential_and_a_limit_do_not_get_in_each_others_way() {
         (429, Some("no-store"))
     );
 }
+
+#[test]
+fn unknown_plans_are_logged_once_each_and_bounded() {
+    let (events, _guard) = Events::listen();
+    let plans = Plans::new(Quota::per_minute(1)).plan("pro", Quota::per_minute(2));
+    let clone = plans.clone();
+    for _ in 0..3 {
+        for plan in [None, Some("pro"), Some("Pro"), Some("gold\n")] {
+            assert!(clone.of(plan).is_some());
+        }
+    }
+    let logged = events.of("WARN");
+    assert_eq!(logged.len(), 2, "{logged:?}");
+    assert!(logged[0].contains("plan=\"Pro\""), "{logged:?}");
+    assert!(logged[1].contains(r#"plan="gold\n""#), "{logged:?}");
+    assert!(logged.iter().all(|text| text.contains("Plans::plan")));
+    for n in 0..100 {
+        plans.of(Some(&format!("plan {n}")));
+    }
+    assert_eq!(events.of("WARN").len(), 32);
+}

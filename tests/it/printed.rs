@@ -77,6 +77,7 @@ plain! {
     Ended: tollgate::keys::Ended,
     Fact: tollgate::authorize::Fact,
     FetchError: tollgate::jwks::FetchError,
+    KeyFetchError: tollgate::jwks::KeyFetchError,
     GrpcCode: tollgate::rejection::GrpcCode,
     Hierarchy: tollgate::authorize::Hierarchy,
     IdentityField: tollgate::identity::IdentityField,

@@ -1,14 +1,14 @@
 //! Rules by route: which one holds, and that no spelling of a path slips past them.
 
-use http::Request;
+use http::{Request, Version};
 use proptest::prelude::*;
 use tollgate::authorize::{Hierarchy, Policy, Rules, authenticated, role, scope};
 use tollgate::keys::NewKey;
-use tollgate::testing::assert_covered;
-use tollgate::{AuthLayer, Identity, RequireLayer};
+use tollgate::testing::{TestIssuer, assert_covered};
+use tollgate::{AuthLayer, Identity, Jwt, RequireLayer};
 
 use super::ServiceBuilder;
-use crate::support::{Answer, clock, issue, keys_over, send, who};
+use crate::support::{Answer, Script, Scripted, clock, issue, keys_over, send, who};
 
 fn rules() -> Rules {
     Rules::new()
@@ -366,20 +366,49 @@ async fn extended_connect_is_a_get() {
             .route("GET /own", scope("read"))
             .route("CONNECT /own", scope("connect"))
             .route("POST /post", scope("read"))
+            .route("/all", scope("read"))
             .otherwise(authenticated())
     };
     let (reader, connector) = (caller("read", &[]), caller("connect", &[]));
-    for (identity, path, status) in [
-        (&reader, "https://api.example.com/ws", 200),
-        (&connector, "https://api.example.com/ws", 403),
-        (&reader, "https://api.example.com/own", 403),
-        (&connector, "https://api.example.com/own", 200),
-        (&reader, "https://api.example.com/post", 403),
+    for (version, identity, path, status) in [
+        (Version::HTTP_2, &reader, "https://api.example.com/ws", 200),
+        (Version::HTTP_3, &reader, "https://api.example.com/ws", 200),
+        (
+            Version::HTTP_2,
+            &connector,
+            "https://api.example.com/ws",
+            403,
+        ),
+        (Version::HTTP_2, &reader, "https://api.example.com/own", 403),
+        (
+            Version::HTTP_2,
+            &connector,
+            "https://api.example.com/own",
+            200,
+        ),
+        (
+            Version::HTTP_2,
+            &reader,
+            "https://api.example.com/post",
+            403,
+        ),
+        (Version::HTTP_2, &reader, "https://api.example.com/all", 200),
+        // Over HTTP/1.1 a CONNECT with a path is malformed (RFC 9110 §9.3.6).
+        (Version::HTTP_11, &reader, "https://api.example.com/ws", 403),
         // A tunnel has no path.
-        (&reader, "api.example.com:443", 403),
+        (Version::HTTP_2, &reader, "api.example.com:443", 403),
+        (Version::HTTP_11, &reader, "api.example.com:443", 403),
     ] {
-        let answer = ask(rules(), Some(identity), "CONNECT", path).await;
-        assert_eq!(answer.status, status, "{path}");
+        let mut request = Request::builder()
+            .method("CONNECT")
+            .uri(path)
+            .body(())
+            .unwrap();
+        *request.version_mut() = version;
+        request.extensions_mut().insert(identity.clone());
+        let service = tower::Layer::layer(&RequireLayer::new(rules()), who());
+        let answer = send(&service, request).await;
+        assert_eq!(answer.status, status, "{version:?} {path}");
     }
 }
 
@@ -414,6 +443,56 @@ async fn public_routes_need_no_credential_behind_a_required_layer() {
     }
 }
 
+/// Rows 1, 9 and 10: clients ask for a token from the challenge, and for no more than the route needs.
+#[tokio::test]
+async fn every_401_names_the_scopes_of_the_rule() {
+    let authority = TestIssuer::new("https://id.example.com/").clock(clock());
+    let keys = keys_over(Scripted::new(Script::Later));
+    let jwt = Jwt::issuer(authority.url())
+        .audience("api")
+        .keys(authority.keys());
+    let auth = AuthLayer::new(keys.or(jwt.build().unwrap()))
+        .optional_for(rules().public_routes())
+        .challenge_scopes(["fallback"])
+        .challenge_scopes_for(rules().challenge_scopes());
+    let stack = ServiceBuilder::new()
+        .layer(auth.clock(clock()))
+        .layer(RequireLayer::new(rules()))
+        .service(who());
+    let hour = std::time::Duration::from_secs(3_600);
+    let token = || authority.token("ann").audience("api");
+    let unknown = tollgate::testing::TestKeys::new("acme").mint(NewKey::for_owner("eve"));
+    for credential in [
+        None,
+        Some(token().expired(hour).sign()),
+        Some(token().unsigned()),
+        Some("acme_live_wrong".into()),
+        Some(unknown),
+    ] {
+        for (path, scopes) in [
+            ("/orders/7", "orders:read"),
+            ("/shop.Orders/Get", "orders:call"),
+            ("/admin/x", "fallback"),
+            ("/elsewhere", "fallback"),
+        ] {
+            let mut request = Request::get(path);
+            if let Some(credential) = &credential {
+                request = request.header("authorization", format!("Bearer {credential}"));
+            }
+            let answer = send(&stack, request.body(()).unwrap()).await;
+            assert_eq!(answer.status, 401, "{path} {credential:?}");
+            let challenges = answer.challenges();
+            let bearer = challenges
+                .iter()
+                .find(|line| line.starts_with("Bearer "))
+                .unwrap();
+            let wanted = format!("scope=\"{scopes}\"");
+            assert!(bearer.contains(&wanted), "{path} {credential:?}: {bearer}");
+            assert!(answer.json().get("required_scopes").is_none());
+        }
+    }
+}
+
 #[tokio::test]
 async fn rules_outside_of_a_nested_router_see_the_whole_path() {
     let rules = Rules::new().route("GET /api/orders/{id}", authenticated());
@@ -442,6 +521,29 @@ fn parameters_of_other_routers_are_errors_that_name_ours() {
         ("/orders/{id:[0-9]+}", "must be a name in braces"),
         ("/orders/{id}.json", "a parameter is a whole segment"),
         ("get /orders", "capital letters"),
+        (
+            "GET,POST /orders",
+            "one rule for each method: `GET /orders` and `POST /orders`",
+        ),
+        ("GET|HEAD /orders", "`GET /orders` and `HEAD /orders`"),
+        ("GET, POST /orders", "`GET /orders` and `POST /orders`"),
+        ("GET POST /orders", "`GET /orders` and `POST /orders`"),
+        ("GET  /orders", "one space between the method and the path"),
+        (" /orders", "one space between the method and the path"),
+        ("/orders ", "remove the space"),
+        ("/my orders", "remove the space"),
+        (
+            "ANY /orders",
+            "leave it out for a rule for all methods, as in `/orders`",
+        ),
+        (
+            "all /orders",
+            "leave it out for a rule for all methods, as in `/orders`",
+        ),
+        (
+            "* /orders",
+            "leave it out for a rule for all methods, as in `/orders`",
+        ),
         ("orders", "must start with a slash"),
         ("/a//b", "remove the second slash"),
         ("/a/*/b", "must be the last segment"),
@@ -455,6 +557,28 @@ fn parameters_of_other_routers_are_errors_that_name_ours() {
     }
     let literal = Rules::new().try_public("/v1/things:batch").is_ok();
     assert!(literal, "a colon inside of a segment is a literal");
+}
+
+#[tokio::test]
+async fn rule_for_a_path_that_is_not_ascii_holds_for_its_encoded_form() {
+    let rules = || Rules::new().route("GET /caf\u{e9}/{id}", scope("s"));
+    let reader = caller("s", &[]);
+    for (path, status) in [
+        ("/caf%C3%A9/7", 200),
+        // Another spelling, which not every router takes for the same path.
+        ("/caf%c3%a9/7", 403),
+        ("/CAF%C3%A9/7", 403),
+        ("/cafe/7", 403),
+    ] {
+        let answer = ask(rules(), Some(&reader), "GET", path).await;
+        assert_eq!(answer.status, status, "{path}");
+        let stranger = caller("", &[]);
+        assert_eq!(ask(rules(), Some(&stranger), "GET", path).await.status, 403);
+    }
+    let twice = rules().try_public("GET /caf%C3%A9/{name}");
+    assert!(twice.is_err(), "the two are one route");
+    assert_covered(&rules(), ["GET /caf%C3%A9/{id}"]);
+    assert!(rules().report().to_string().contains("/caf\u{e9}/{id}"));
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(super) enum Audiences<'t> {
 }
 
 impl Audiences<'_> {
-    pub(super) fn any(&self, is_ours: impl Fn(&str) -> bool) -> bool {
+    pub(super) fn any(&self, mut is_ours: impl FnMut(&str) -> bool) -> bool {
         match self {
             Self::None => false,
             Self::One(audience) => is_ours(audience),

@@ -72,6 +72,9 @@ impl Issuer {
 
     /// Accepts tokens for this audience; may be called for several. It is usually the
     /// URL of the API, and compared byte by byte.
+    ///
+    /// A warning is logged once if a token with a good signature is rejected whose `aud` differs
+    /// only by a trailing slash, `http` in place of `https`, or letter case.
     pub fn audience(mut self, audience: impl Into<Box<str>>) -> Self {
         self.audiences.push(audience.into());
         self
@@ -262,6 +265,7 @@ impl Issuer {
             source,
             resolve: self.resolve,
             misspelled: AtomicBool::new(false),
+            audience_misspelled: AtomicBool::new(false),
         })
     }
 
@@ -283,6 +287,16 @@ impl Issuer {
             let text = "Jwt::issuer(\"\"): the issuer must not be empty; call it with the `iss` of \
                         the tokens";
             return Some(text.into());
+        }
+        if let Some((before, after)) = METADATA
+            .iter()
+            .find_map(|path| self.issuer.split_once(path))
+        {
+            return Some(format!(
+                "this is the URL of the metadata; call it with the `issuer` that stands in this \
+                 document, probably {:?}",
+                format!("{before}{after}")
+            ));
         }
         if self.audiences.is_empty() && !self.any_audience {
             let text = "no audience was set; call `.audience(\"https://api.example.com\")`, or \
@@ -412,4 +426,9 @@ impl fmt::Debug for Issuer {
     }
 }
 
+/// Where the metadata of issuers is.
+const METADATA: [&str; 2] = [
+    "/.well-known/openid-configuration",
+    "/.well-known/oauth-authorization-server",
+];
 const MOST_LEEWAY: Duration = Duration::from_secs(300);

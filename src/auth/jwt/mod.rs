@@ -97,7 +97,7 @@ use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::credential::{Credential, Scheme};
 use crate::identity::Identity;
-use crate::jwks::{FetchError, KeyStatus, Wanted, is_similar};
+use crate::jwks::{KeyFetchError, KeyStatus, Wanted, is_similar};
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
 
@@ -259,15 +259,17 @@ impl Jwt {
         self.shared.issuers.iter().map(status).collect()
     }
 
-    /// Fetches the keys of all issuers that have none yet, and waits for them. It is not
-    /// needed: the first request would do it.
+    /// Fetches the keys of all issuers that have none yet, and waits for them. Without it, the
+    /// first request fetches them.
     ///
     /// # Errors
-    /// Why the keys of an issuer cannot be had, the first one in order; those of the others
-    /// were fetched all the same. They are asked for again in the background.
-    pub async fn warm_up(&self) -> Result<(), FetchError> {
+    /// Returns the error of the first issuer, in the order in which they were given, whose keys
+    /// could not be fetched. The keys of the others were fetched nevertheless. The missing keys are
+    /// fetched again in the background.
+    pub async fn warm_up(&self) -> Result<(), KeyFetchError> {
         let issuers = self.shared.issuers.iter();
-        let all = join_all(issuers.map(|trusted| trusted.source.warm_up())).await;
+        let all =
+            join_all(issuers.map(|trusted| trusted.source.warm_up(&trusted.policy.issuer))).await;
         all.into_iter().collect()
     }
 

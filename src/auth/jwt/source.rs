@@ -6,7 +6,7 @@ use crate::auth::jwt::policy::invalid;
 use crate::clock::Timestamp;
 use crate::config::ConfigError;
 use crate::jwks::{
-    Algorithm, Backend, FetchError, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring,
+    Algorithm, Backend, KeyFetchError, KeyStatus, Keyring, Keys, LookUp, Origin, Remote, Ring,
     Verdict, Wanted, unusable_keys,
 };
 use crate::pending::Pending;
@@ -99,10 +99,15 @@ impl Source {
         }
     }
 
-    pub(super) async fn warm_up(&self) -> Result<(), FetchError> {
+    pub(super) async fn warm_up(&self, issuer: &Arc<str>) -> Result<(), KeyFetchError> {
         match self {
             Self::Fixed(_) => Ok(()),
-            Self::Remote(remote) => remote.warm_up().await,
+            Self::Remote(remote) => {
+                let warmed = remote.warm_up().await;
+                warmed.map_err(|error| {
+                    KeyFetchError::new(Arc::clone(issuer), error, remote.detail(error))
+                })
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::auth::jwt::claims::{Binding, Claims, Times};
 use crate::auth::jwt::compact::{Compact, MOST_SIGNATURE};
@@ -12,7 +13,7 @@ use crate::auth::jwt::resolve::Resolve;
 use crate::auth::jwt::source::{Source, refusal};
 use crate::clock::Timestamp;
 use crate::identity::IdentityBuilder;
-use crate::jwks::{Algorithm, KeyName, Verdict, Wanted};
+use crate::jwks::{Algorithm, KeyName, Verdict, Wanted, is_similar_audience};
 use crate::rejection::{Cause, Rejection};
 
 /// A configured issuer.
@@ -23,6 +24,8 @@ pub(super) struct Trusted {
     pub(super) resolve: Option<Arc<Resolve>>,
     /// It was logged that tokens spell the issuer differently.
     pub(super) misspelled: AtomicBool,
+    /// It was logged that tokens spell the audience differently.
+    pub(super) audience_misspelled: AtomicBool,
 }
 
 /// A token with a good signature, and whose contents are good but for its times.
@@ -64,7 +67,12 @@ impl Trusted {
             }
             Err(wanted) => return Ok(Err(wanted)),
         };
-        policy.judge_contents(&claims).map_err(invalid)?;
+        if let Err(mistake) = policy.judge_contents(&claims) {
+            if mistake.0 == Cause::TokenAudience {
+                self.log_misspelled_audience(&claims);
+            }
+            return Err(invalid(mistake));
+        }
         let configured = mapping.read(text)?;
         Ok(Ok(Proved {
             epoch,
@@ -72,6 +80,32 @@ impl Trusted {
             is_bound_otherwise: claims.binding == Some(Binding::Other),
             identity: mapping.identity(&policy.issuer, claims, configured),
         }))
+    }
+
+    /// Logs a probably misspelled audience, once. The issuer has signed the token.
+    fn log_misspelled_audience(&self, claims: &Claims<'_>) {
+        let ours = self.policy.audiences.as_deref().unwrap_or_default();
+        let mut shown = None;
+        claims.audiences.any(|audience| {
+            let mut ours = ours.iter();
+            let similar = ours.find(|our| is_similar_audience(our, audience));
+            shown = similar.map(|our| (our.clone(), Box::<str>::from(audience)));
+            shown.is_some()
+        });
+        let Some((configured, token)) = shown else {
+            return;
+        };
+        if !self.audience_misspelled.swap(true, Relaxed) {
+            tracing::warn!(
+                target: "tollgate",
+                issuer = ?self.policy.issuer,
+                ?configured,
+                ?token,
+                "a token was rejected since its `aud` is not the configured audience, but differs \
+                 only by a trailing slash, letter case or http and https; the two must be equal: \
+                 call `Issuer::audience` with the text that the tokens have",
+            );
+        }
     }
 
     /// Judges how a token says that it is signed, and of which type it is.

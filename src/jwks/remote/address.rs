@@ -54,8 +54,11 @@ impl PlainHttp {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Refused {
     Because(&'static str),
-    /// It is not `https`, and its host is this one.
-    PlainHttp(String),
+    /// It is not `https`.
+    PlainHttp {
+        host: String,
+        is_loopback: bool,
+    },
 }
 
 impl From<&'static str> for Refused {
@@ -68,12 +71,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Because(reason) => f.write_str(reason),
-            Self::PlainHttp(host) => write!(
-                f,
-                "it is not https; use https, or call `RemoteKeys::allow_loopback_http` for a key \
-                 server on this machine, or `RemoteKeys::dangerous_allow_http_hosts([{host:?}])` \
-                 for one inside a cluster",
-            ),
+            Self::PlainHttp { .. } => f.write_str("it is not https"),
         }
     }
 }
@@ -87,7 +85,10 @@ impl Address {
         }
         let authority = address.uri.authority().map_or("", Authority::host);
         if address.has_scheme("http") && !plain.allows(&address.host()) {
-            return Err(Refused::PlainHttp(shown(authority)));
+            return Err(Refused::PlainHttp {
+                host: shown(authority),
+                is_loopback: address.host().is_loopback(),
+            });
         }
         if !address.has_scheme("http") {
             return Err("its scheme is not https".into());

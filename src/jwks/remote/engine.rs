@@ -122,6 +122,15 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Returns what the log says about the last fetch, if it failed with this error.
+    pub(crate) fn detail(&self, error: FetchError) -> Option<Arc<str>> {
+        let state = self.shared.lock();
+        let detail = state.last_detail.clone();
+        detail.filter(|_| state.last_error == Some(error))
+    }
+}
+
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Remote")

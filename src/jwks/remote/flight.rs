@@ -64,6 +64,8 @@ pub(crate) struct State {
     keys_at: Option<(Address, Timestamp)>,
     pub(crate) failures: u32,
     pub(crate) last_error: Option<FetchError>,
+    /// The detail of the last error, as it was logged.
+    pub(crate) last_detail: Option<Arc<str>>,
 }
 
 /// What became of a fetch, for each who waits for it.
@@ -270,6 +272,7 @@ impl Shared {
         }
         state.failures = 0;
         state.last_error = None;
+        state.last_detail = None;
         self.plan(state, Plan::refresh(now, answer.life, Chance::draw()));
         Ok(unusable)
     }
@@ -277,6 +280,7 @@ impl Shared {
     fn fail(&self, state: &mut State, failure: &Failure, now: Timestamp) {
         state.failures = state.failures.saturating_add(1);
         state.last_error = Some(failure.error);
+        state.last_detail = failure.cause.as_deref().map(Arc::from);
         // Perhaps the keys have moved.
         state.keys_at = None;
         let asked = failure.retry_after.as_ref();
@@ -358,6 +362,7 @@ impl State {
             keys_at: None,
             failures: 0,
             last_error: None,
+            last_detail: None,
         }
     }
 

@@ -33,7 +33,7 @@ use crate::jwks::remote::question::Source;
 use crate::jwks::remote::schedule::Life;
 
 pub(crate) use engine::{LookUp, Remote, Wanted};
-pub use status::{FetchError, KeyStatus};
+pub use status::{FetchError, KeyFetchError, KeyStatus};
 
 /// Where the keys of an issuer are fetched from, and how.
 ///
@@ -243,7 +243,8 @@ impl RemoteKeys {
                     shown(issuer),
                 ),
             };
-            ConfigError::new(format!("{text} cannot be used: {reason}"))
+            let fix = self.fix(&reason);
+            ConfigError::new(format!("{text} cannot be used: {reason}{fix}"))
         };
         let text = match &self.place {
             Place::At(url) => url,
@@ -257,6 +258,27 @@ impl RemoteKeys {
                 Source::Metadata(places)
             }
         })
+    }
+
+    /// Returns the end of an error text that says what to do, or an empty text.
+    fn fix(&self, reason: &Refused) -> String {
+        let Refused::PlainHttp { host, is_loopback } = reason else {
+            return String::new();
+        };
+        let constructor = match &self.place {
+            Place::At(_) => "at(..)",
+            Place::Discovered => "discover()",
+        };
+        let (server, setting) = if *is_loopback {
+            ("on this machine", "allow_loopback_http()".to_owned())
+        } else {
+            let setting = format!("dangerous_allow_http_hosts([{host:?}])");
+            ("inside a cluster", setting)
+        };
+        format!(
+            "; use https, or for a key server {server} call \
+             `.keys(RemoteKeys::{constructor}.{setting})`"
+        )
     }
 
     /// The hosts that are allowed without TLS.

@@ -134,3 +134,50 @@ impl fmt::Display for FetchError {
 }
 
 impl std::error::Error for FetchError {}
+
+/// An error of [`Jwt::warm_up`](crate::Jwt::warm_up): the keys of an issuer could not be fetched.
+///
+/// The text names the issuer, the error and, where there is one, the detail that the log has: such as
+/// a certificate that is not trusted, or the issuer that the metadata names instead.
+#[derive(Clone, Debug)]
+pub struct KeyFetchError {
+    issuer: Arc<str>,
+    error: FetchError,
+    detail: Option<Arc<str>>,
+}
+
+impl KeyFetchError {
+    pub(crate) const fn new(issuer: Arc<str>, error: FetchError, detail: Option<Arc<str>>) -> Self {
+        Self {
+            issuer,
+            error,
+            detail,
+        }
+    }
+
+    /// Returns the issuer whose keys could not be fetched.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Returns the reason, for code to match on.
+    #[must_use]
+    pub const fn kind(&self) -> FetchError {
+        self.error
+    }
+}
+
+impl fmt::Display for KeyFetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (issuer, error) = (&self.issuer, self.error);
+        write!(f, "the keys of {issuer:?} could not be fetched: {error}")?;
+        match &self.detail {
+            Some(detail) => write!(f, "; {detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Has no source: the text of the [`FetchError`] is part of its own.
+impl std::error::Error for KeyFetchError {}

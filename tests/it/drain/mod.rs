@@ -1,6 +1,8 @@
 //! Unread request bodies: which are drained, within which bounds, and what is counted. Row R22.
 
 mod connection;
+mod guide;
+mod log;
 mod nginx;
 mod script;
 

@@ -18,7 +18,7 @@ use super::script::counted;
 use crate::tools::is_there;
 
 /// An nginx of a test, with a directory of its own. Both are gone when it is dropped.
-struct Nginx {
+pub(super) struct Nginx {
     address: SocketAddr,
     dir: PathBuf,
     _child: Child,
@@ -26,6 +26,11 @@ struct Nginx {
 
 impl Nginx {
     async fn start(name: &str, upstreams: [SocketAddr; 2]) -> Self {
+        Self::start_with(name, |address| two_upstreams(address, upstreams)).await
+    }
+
+    /// Starts nginx with these settings of `http`, for the address to listen on.
+    pub(super) async fn start_with(name: &str, http: impl Fn(SocketAddr) -> String) -> Self {
         let dir = std::env::temp_dir().join(format!("tollgate-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         // Another process may take the port before nginx does.
@@ -33,7 +38,7 @@ impl Nginx {
             let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = free.local_addr().unwrap();
             drop(free);
-            fs::write(dir.join("nginx.conf"), config(address, upstreams)).unwrap();
+            fs::write(dir.join("nginx.conf"), config(&http(address))).unwrap();
             let mut child = Command::new("nginx")
                 .arg("-p")
                 .arg(&dir)
@@ -64,6 +69,12 @@ impl Nginx {
 
     /// Sends a request on a connection of its own. Returns the status, or `None` if nothing came back.
     async fn request(&self, head: &str, body: &[u8]) -> Option<u16> {
+        let answer = self.exchange(head, body).await?;
+        answer.split(' ').nth(1)?.parse().ok()
+    }
+
+    /// Sends a request on a connection of its own. Returns the response, or `None` if nothing came back.
+    pub(super) async fn exchange(&self, head: &str, body: &[u8]) -> Option<String> {
         let exchange = async {
             let mut stream = TcpStream::connect(self.address).await.ok()?;
             let head = format!("{head}host: a\r\nconnection: close\r\n\r\n");
@@ -71,8 +82,7 @@ impl Nginx {
             stream.write_all(body).await.ok()?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await.ok()?;
-            let answer = String::from_utf8_lossy(&answer);
-            answer.split(' ').nth(1)?.parse().ok()
+            String::from_utf8(answer).ok()
         };
         timeout(LONG, exchange).await.expect("nginx answers")
     }
@@ -95,7 +105,7 @@ impl Drop for Nginx {
 }
 
 /// Other settings have the defaults of nginx: `max_fails` is 1 and `fail_timeout` is 10 s.
-fn config(address: SocketAddr, [first, second]: [SocketAddr; 2]) -> String {
+fn config(http: &str) -> String {
     format!(
         "daemon off;
          master_process off;
@@ -109,24 +119,30 @@ fn config(address: SocketAddr, [first, second]: [SocketAddr; 2]) -> String {
              fastcgi_temp_path fastcgi;
              uwsgi_temp_path uwsgi;
              scgi_temp_path scgi;
-             upstream api {{
-                 server {first};
-                 server {second};
-                 keepalive 16;
-             }}
-             server {{
-                 listen {address};
-                 location / {{
-                     proxy_pass http://api;
-                     proxy_http_version 1.1;
-                     proxy_set_header Connection \"\";
-                 }}
+             {http}
+         }}"
+    )
+}
+
+fn two_upstreams(address: SocketAddr, [first, second]: [SocketAddr; 2]) -> String {
+    format!(
+        "upstream api {{
+             server {first};
+             server {second};
+             keepalive 16;
+         }}
+         server {{
+             listen {address};
+             location / {{
+                 proxy_pass http://api;
+                 proxy_http_version 1.1;
+                 proxy_set_header Connection \"\";
              }}
          }}"
     )
 }
 
-fn is_installed() -> bool {
+pub(super) fn is_installed() -> bool {
     let fix = "run the tests with scripts/test, which installs it, or `apt-get install nginx`";
     is_there("nginx", &["-v"], fix)
 }
