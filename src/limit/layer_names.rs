@@ -44,11 +44,9 @@ impl LayerNames {
             !claims.is_empty()
         });
         let claims = names.entry(name.into()).or_default();
-        let mut others = claims
-            .iter()
-            .filter(|claim| !std::ptr::eq(claim.layer.as_ptr(), Arc::as_ptr(layer)))
-            .peekable();
-        let is_known = others.peek().is_none() && !claims.is_empty();
+        let is_own = |claim: &Claim| std::ptr::eq(claim.layer.as_ptr(), Arc::as_ptr(layer));
+        let is_known = claims.iter().any(is_own);
+        let mut others = claims.iter().filter(|claim| !is_own(claim));
         if others.any(|claim| !(shares && claim.shares)) {
             return Err(ConfigError::new(format!(
                 "`RateLimitLayer::name({name:?})`: another layer with this limiter has the same \
@@ -69,5 +67,23 @@ impl LayerNames {
 impl fmt::Debug for LayerNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.names.lock().keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layer_that_is_applied_again_has_one_claim() {
+        let names = LayerNames::new();
+        let layers = [LayerId, LayerId].map(Arc::new);
+        for _ in 0..100 {
+            for layer in &layers {
+                names.claim("api", layer, true).unwrap();
+            }
+        }
+        let claims = names.names.lock().values().map(Vec::len).sum::<usize>();
+        assert_eq!(claims, 2);
     }
 }
