@@ -49,6 +49,7 @@
 
 mod forwarded;
 mod peer;
+mod special;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -62,6 +63,7 @@ use ipnet::IpNet;
 use crate::config::{ConfigError, literal};
 
 use forwarded::ProxyFields;
+pub(crate) use special::is_for_special_purposes;
 
 /// The transport of a request: TLS or cleartext.
 ///
@@ -487,23 +489,6 @@ fn unwrap_nat64(address: IpAddr) -> IpAddr {
         return address;
     }
     v4.into()
-}
-
-/// Returns whether an IPv4 address is never that of a host on the Internet (RFC 6890). The networks
-/// for documentation count as Internet: examples and tests use them as such.
-pub(crate) fn is_for_special_purposes(ip: Ipv4Addr) -> bool {
-    let [first, second, third, _] = ip.octets();
-    let is_shared = first == 100 && second & 0xc0 == 64;
-    let is_protocol_assignment = (first, second, third) == (192, 0, 0);
-    let is_benchmark = first == 198 && second & 0xfe == 18;
-    ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || first == 0
-        || first >= 224
-        || is_shared
-        || is_protocol_assignment
-        || is_benchmark
 }
 
 /// Parses a CIDR block or a single address. IPv4 in IPv6 is IPv4. `setting` starts the error text.
