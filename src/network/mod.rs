@@ -63,7 +63,7 @@ use ipnet::IpNet;
 use crate::config::{ConfigError, literal};
 
 use forwarded::ProxyFields;
-pub(crate) use special::is_for_special_purposes;
+pub(crate) use special::{is_for_special_purposes, unwrap_nat64_block};
 
 /// The transport of a request: TLS or cleartext.
 ///

@@ -1,8 +1,8 @@
-//! IPv4 networks for special purposes (RFC 6890).
+//! IPv4 networks for special purposes (RFC 6890), and blocks of NAT64 addresses.
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 /// The networks without hosts on the Internet. The networks for documentation are not in the list:
 /// examples and tests use them as Internet.
@@ -23,6 +23,32 @@ const SPECIAL: [Ipv4Net; 10] = [
 /// Returns whether an IPv4 address is never that of a host on the Internet.
 pub(crate) fn is_for_special_purposes(ip: Ipv4Addr) -> bool {
     SPECIAL.iter().any(|network| network.contains(&ip))
+}
+
+/// Returns the block that clients in `network` are in once the addresses of a NAT64 are replaced with
+/// the IPv4 addresses inside.
+///
+/// # Errors
+/// Returns the IPv4 block inside if only a part of its addresses is replaced.
+pub(crate) fn unwrap_nat64_block(network: IpNet) -> Result<IpNet, Ipv4Net> {
+    let IpNet::V6(block) = network else {
+        return Ok(network);
+    };
+    let [0x64, 0xff9b, 0, 0, 0, 0, high, low] = block.addr().segments() else {
+        return Ok(network);
+    };
+    let Some(bits) = block.prefix_len().checked_sub(96) else {
+        return Ok(network);
+    };
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    let inside = Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits).trunc();
+    if SPECIAL.iter().any(|special| special.contains(&inside)) {
+        return Ok(network);
+    }
+    if SPECIAL.iter().any(|special| inside.contains(special)) {
+        return Err(inside);
+    }
+    Ok(inside.into())
 }
 
 #[cfg(test)]
