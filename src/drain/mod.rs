@@ -43,7 +43,8 @@
 //! - The body was dropped before its end. A body that was read to its end, or that a task or the
 //!   response body still holds, is left alone: its holder may go on reading.
 //! - The request is not an `Expect: 100-continue` whose body was never polled. The client has not
-//!   been asked for the body and waits.
+//!   been asked for the body and waits. It gets the response at once, with `Connection: close`
+//!   (RFC 9110 §10.1.1), since it may send the body or leave it out.
 //! - The response is neither `101 Switching Protocols` nor that to a `CONNECT`.
 //! - The status is one that [`DrainLayer::statuses`] selects. Defaults to all.
 //!

@@ -79,6 +79,7 @@ where
     }
 }
 
+/// Returns whether the client may wait for `100 Continue`.
 fn expects_continue(parts: &Parts) -> bool {
     let mut values = parts.headers.get_all(EXPECT).iter();
     values.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
@@ -94,19 +95,24 @@ struct Watched<B> {
 }
 
 impl<B: Body> Watched<B> {
-    /// Returns how the rest of the body is to be read, or `None` if it is to be left alone.
-    fn begin(mut self, status: StatusCode) -> Option<Result<Reader<B>, AbandonReason>> {
-        let Unread { body, is_started } = self.back.try_recv().ok()?;
-        let is_asked_for = is_started || !self.waits_for_continue;
+    fn begin(mut self, status: StatusCode) -> Begun<B> {
+        let Ok(Unread { body, is_started }) = self.back.try_recv() else {
+            return Begun::LeftAlone;
+        };
         let is_selected = || caught(|| self.settings.selects(status)).unwrap_or(false);
-        if !is_asked_for || status == StatusCode::SWITCHING_PROTOCOLS || !is_selected() {
-            return None;
+        if status == StatusCode::SWITCHING_PROTOCOLS || !is_selected() {
+            return Begun::LeftAlone;
         }
-        let begun = self.read(body);
-        if let Err(reason) = begun {
-            self.shared.abandon(reason);
+        if self.waits_for_continue && !is_started {
+            return Begun::Closing;
         }
-        Some(begun)
+        match self.read(body) {
+            Ok(reader) => Begun::Reading(reader),
+            Err(reason) => {
+                self.shared.abandon(reason);
+                Begun::Closing
+            }
+        }
     }
 
     fn read(&self, body: Pin<Box<B>>) -> Result<Reader<B>, AbandonReason> {
@@ -118,6 +124,16 @@ impl<B: Body> Watched<B> {
         let place = self.shared.enter(self.network, &self.settings)?;
         Ok(Reader::new(body, place, &self.settings, sleep))
     }
+}
+
+/// How a body that was dropped is dealt with.
+enum Begun<B> {
+    /// The layer takes no part in it.
+    LeftAlone,
+    /// It is not read. The client may send it, or the next request in its place, so that the connection
+    /// cannot be used again (RFC 9110 §10.1.1 for a client that waits for `100 Continue`).
+    Closing,
+    Reading(Reader<B>),
 }
 
 pin_project! {
@@ -164,10 +180,11 @@ where
                     let watched = watched.take();
                     // Drops the future of the inner service, which may still hold the body.
                     state.set(State::Draining { held: None });
-                    match watched.and_then(|watched| watched.begin(response.status())) {
-                        None => return Poll::Ready(Ok(response)),
-                        Some(Err(_)) => return Poll::Ready(Ok(closing(response))),
-                        Some(Ok(reader)) => {
+                    let begun = watched.map(|watched| watched.begin(response.status()));
+                    match begun.unwrap_or(Begun::LeftAlone) {
+                        Begun::LeftAlone => return Poll::Ready(Ok(response)),
+                        Begun::Closing => return Poll::Ready(Ok(closing(response))),
+                        Begun::Reading(reader) => {
                             let held = Some(Box::new(Draining { reader, response }));
                             state.set(State::Draining { held });
                         }

@@ -124,6 +124,7 @@ async fn client_that_expects_continue_is_answered_at_once() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let text = read_until(&mut stream, "an end").await;
     assert!(text.starts_with("HTTP/1.1 401"), "{text}");
+    assert!(text.contains("\r\nconnection: close\r\n"), "{text}");
     assert_eq!(counted(&counters), (0, 0, vec![]));
 }
 

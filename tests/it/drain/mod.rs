@@ -131,13 +131,6 @@ async fn only_http_1_1_messages_are_drained() {
         change(&mut request);
         request
     };
-    let expect = |value: &str| {
-        let mut request = post(three_frames());
-        request
-            .headers_mut()
-            .insert("expect", value.parse().unwrap());
-        request
-    };
     for (name, request, status, is_drained) in [
         (
             "HTTP/0.9",
@@ -182,9 +175,8 @@ async fn only_http_1_1_messages_are_drained() {
             401,
             true,
         ),
-        ("Expect", expect("100-continue"), 401, false),
-        ("Expect in capitals", expect("100-Continue"), 401, false),
         ("another Expect", expect("something-else"), 417, true),
+        ("Expect and upgrade", expect("100-continue"), 101, false),
     ] {
         let layer = DrainLayer::new();
         let response = reject(&layer, request, status).await;
@@ -196,6 +188,26 @@ async fn only_http_1_1_messages_are_drained() {
         );
         assert_eq!(counted(&layer.counters()), expected, "{name}");
     }
+}
+
+/// A request whose client may wait for `100 Continue`.
+fn expect(value: &str) -> Request<Script> {
+    let mut request = post(three_frames());
+    let value = value.parse().unwrap();
+    request.headers_mut().insert("expect", value);
+    request
+}
+
+#[tokio::test]
+async fn response_without_100_continue_closes_the_connection() {
+    for value in ["100-continue", "100-Continue"] {
+        let layer = DrainLayer::new();
+        let response = reject(&layer, expect(value), 401).await;
+        assert!(closes(&response), "{value}");
+        assert_eq!(counted(&layer.counters()), (0, 0, vec![]), "{value}");
+    }
+    let others = DrainLayer::new().statuses(|status| status == 413);
+    assert!(!closes(&reject(&others, expect("100-continue"), 401).await));
 }
 
 #[tokio::test]
