@@ -55,7 +55,7 @@ where
         let clients = &self.layer.settings.clients;
         // The address of the peer may come from a function of the user, which may panic.
         let _ = caught(|| clients.share(&mut parts));
-        let is_watched = parts.version == Version::HTTP_11
+        let is_watched = matches!(parts.version, Version::HTTP_10 | Version::HTTP_11)
             && parts.method != Method::CONNECT
             && !body.is_end_stream();
         let (body, watched) = if is_watched {
@@ -79,8 +79,12 @@ where
     }
 }
 
-/// Returns whether the client may wait for `100 Continue`.
+/// Returns whether the client may wait for `100 Continue`. The expectation of an HTTP/1.0 request is
+/// ignored (RFC 9110 §10.1.1).
 fn expects_continue(parts: &Parts) -> bool {
+    if parts.version == Version::HTTP_10 {
+        return false;
+    }
     let mut values = parts.headers.get_all(EXPECT).iter();
     values.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

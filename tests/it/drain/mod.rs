@@ -125,7 +125,7 @@ async fn body_in_the_response_is_left_alone() {
 }
 
 #[tokio::test]
-async fn only_http_1_1_messages_are_drained() {
+async fn only_http_1_messages_are_drained() {
     let with = |change: fn(&mut Request<Script>)| {
         let mut request = post(three_frames());
         change(&mut request);
@@ -142,7 +142,7 @@ async fn only_http_1_1_messages_are_drained() {
             "HTTP/1.0",
             with(|it| *it.version_mut() = Version::HTTP_10),
             401,
-            false,
+            true,
         ),
         (
             "HTTP/1.1",
@@ -208,6 +208,15 @@ async fn response_without_100_continue_closes_the_connection() {
     }
     let others = DrainLayer::new().statuses(|status| status == 413);
     assert!(!closes(&reject(&others, expect("100-continue"), 401).await));
+}
+
+#[tokio::test]
+async fn expect_of_http_1_0_is_ignored() {
+    let layer = DrainLayer::new();
+    let mut request = expect("100-continue");
+    *request.version_mut() = Version::HTTP_10;
+    assert!(!closes(&reject(&layer, request, 401).await));
+    assert_eq!(counted(&layer.counters()), (1, 60, vec![]));
 }
 
 #[tokio::test]
