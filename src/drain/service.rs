@@ -11,7 +11,6 @@ use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use ipnet::IpNet;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -20,6 +19,7 @@ use crate::drain::counters::{AbandonReason, Shared};
 use crate::drain::layer::{DrainLayer, Settings};
 use crate::drain::reader::{Reader, is_too_large};
 use crate::gate::caught;
+use crate::network::Origin;
 
 /// The service of a [`DrainLayer`].
 #[derive(Clone)]
@@ -59,11 +59,10 @@ where
             && parts.method != Method::CONNECT
             && !body.is_end_stream();
         let (body, watched) = if is_watched {
-            let network = caught(|| clients.located(&parts).network);
             let (body, back) = DrainBody::returned(body);
             let watched = Watched {
                 back,
-                network: network.ok().flatten(),
+                origin: clients.origin(&parts),
                 waits_for_continue: expects_continue(&parts),
                 settings: Arc::clone(&self.layer.settings),
                 shared: Arc::clone(&self.layer.shared),
@@ -92,7 +91,7 @@ fn expects_continue(parts: &Parts) -> bool {
 /// A request whose body may come back.
 struct Watched<B> {
     back: Return<B>,
-    network: Option<IpNet>,
+    origin: Origin,
     waits_for_continue: bool,
     settings: Arc<Settings>,
     shared: Arc<Shared>,
@@ -125,7 +124,8 @@ impl<B: Body> Watched<B> {
         }
         let sleep = self.shared.timer().sleep(self.settings.timeout);
         let sleep = sleep.ok_or(AbandonReason::NoTimer)?;
-        let place = self.shared.enter(self.network, &self.settings)?;
+        let network = self.settings.clients.network_of(self.origin);
+        let place = self.shared.enter(network, &self.settings)?;
         Ok(Reader::new(body, place, &self.settings, sleep))
     }
 }

@@ -17,6 +17,7 @@ use tollgate::drain::{DrainBody, DrainLayer};
 use tollgate::network::ClientIp;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+use crate::support::Events;
 use script::Step::{self, Data, Fail, Hang, Trailers, Wait};
 use script::{Script, answer, closes, counted, reject, rejecting, timed};
 
@@ -217,6 +218,24 @@ async fn expect_of_http_1_0_is_ignored() {
     *request.version_mut() = Version::HTTP_10;
     assert!(!closes(&reject(&layer, request, 401).await));
     assert_eq!(counted(&layer.counters()), (1, 60, vec![]));
+}
+
+#[tokio::test]
+async fn unknown_peer_is_reported_when_a_body_is_drained() {
+    let (events, _guard) = Events::listen();
+    let layer = DrainLayer::new();
+    let read = layer.layer(service_fn(async |request: Request<DrainBody<Script>>| {
+        request.into_body().collect().await.unwrap();
+        Ok::<_, &str>(answer(200))
+    }));
+    read.oneshot(post(three_frames())).await.unwrap();
+    assert_eq!(events.of("WARN"), [] as [String; 0]);
+    for _ in 0..2 {
+        reject(&layer, post(three_frames()), 401).await;
+    }
+    let reports = events.of("WARN");
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].contains("no peer address"), "{reports:?}");
 }
 
 #[tokio::test]
