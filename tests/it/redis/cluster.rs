@@ -189,3 +189,25 @@ async fn answers_about_one_slot_do_not_open_the_breaker() {
         }
     }
 }
+
+#[tokio::test]
+async fn alternating_answers_are_each_reported_once() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let limiter = RedisLimiter::new(&proxy.url())
+        .unwrap()
+        .deadline(Duration::from_secs(2));
+    let quotas = Quotas::from(Quota::per_day(1_000));
+    recovers(&limiter, &quotas).await;
+    let (events, _guard) = Events::listen();
+    for request in 0..100 {
+        let answer = match request % 2 {
+            0 => "-MOVED 3999 127.0.0.1:1\r\n",
+            _ => "-CLUSTERDOWN Hash slot not served\r\n",
+        };
+        proxy.turn(Mode::Answers(answer.into()));
+        take(&limiter, "a", &quotas).await.unwrap();
+    }
+    let counts = ["ERROR", "WARN"].map(|level| events.of(level).len());
+    assert_eq!(counts, [1, 1], "{:?}", events.of(""));
+}
