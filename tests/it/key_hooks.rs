@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tollgate::identity::Resolved;
 use tollgate::keys::{Cached, MemoryKeys, NewKey, Peppers};
+use tollgate::rejection::Cause;
 use tollgate::{ApiKeys, AuthLayer, Identity, RequireLayer, role};
 use tower::Layer;
 
@@ -36,14 +37,14 @@ async fn key_hook_decides_about_each_request() {
         let service = AuthLayer::new(keys)
             .clock(clock())
             .layer(RequireLayer::new(role("admin")).layer(who()));
-        for (status, code) in [
-            (200, ""),
-            (403, "forbidden"),
-            (401, "credential_revoked"),
-            (503, "verifier_unavailable"),
-            (500, "internal"),
+        for (status, code, cause) in [
+            (200, "", None),
+            (403, "forbidden", Some(Cause::SubjectDenied)),
+            (401, "credential_revoked", Some(Cause::KeyRevokedByHook)),
+            (503, "verifier_unavailable", Some(Cause::SubjectUnavailable)),
+            (500, "internal", Some(Cause::Panicked)),
             // The role came from the hook.
-            (403, "forbidden"),
+            (403, "forbidden", Some(Cause::FactMissing)),
         ] {
             let answer = send(&service, with("x-api-key", &key)).await;
             assert_eq!(answer.status, status);
@@ -51,6 +52,7 @@ async fn key_hook_decides_about_each_request() {
                 assert_eq!(answer.code(), code);
             }
             assert_eq!(answer.header("retry-after").is_some(), status == 503);
+            assert_eq!(answer.rejection.map(|it| it.cause()), cause);
         }
         // The hook is asked about valid keys only.
         let answer = send(&service, with("x-api-key", wrong_secret(&key))).await;
