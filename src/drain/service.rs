@@ -130,7 +130,7 @@ impl<B: Body> Watched<B> {
     }
 }
 
-/// How a body that was dropped is dealt with.
+/// The decision about a body that was dropped.
 enum Begun<B> {
     /// The layer takes no part in it.
     LeftAlone,

@@ -12,9 +12,11 @@ use crate::config::ConfigError;
 /// [`Limiter::layer_names`](crate::limit::Limiter::layer_names). Clones share the same names.
 #[derive(Clone, Default)]
 pub struct LayerNames {
-    names: Arc<Mutex<HashMap<(Space, Box<str>), Vec<Claim>>>>,
+    names: Arc<Mutex<Claims>>,
     space: Space,
 }
+
+type Claims = HashMap<(Space, Box<str>), Vec<Claim>>;
 
 /// The digest of the settings that keep the budgets of clones of a limiter apart.
 type Space = [u8; 16];

@@ -1,8 +1,8 @@
 //! When keys are fetched, and what becomes of the answers.
 #![cfg(test)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
