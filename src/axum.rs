@@ -4,7 +4,9 @@
 //! those behind an optional door, and is `None` for anonymous callers. A handler that
 //! no `AuthLayer` covers answers 500 to both, and the log names the fix.
 
-use axum::extract::{FromRequestParts, MatchedPath, OptionalFromRequestParts, OriginalUri};
+use axum::extract::{
+    FromRequestParts, MatchedPath, NestedPath, OptionalFromRequestParts, OriginalUri,
+};
 use axum::response::IntoResponse;
 use http::request::Parts;
 use http::{Extensions, Response, Uri};
@@ -103,6 +105,11 @@ pub(crate) fn redact_uri(extensions: &mut Extensions, redacted: &Uri) {
     if let Some(OriginalUri(original)) = extensions.get_mut::<OriginalUri>() {
         *original = with_query(original, redacted.query().unwrap_or_default());
     }
+}
+
+/// Returns the prefix under which the router that handles the request is nested.
+pub(crate) fn nested_path(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<NestedPath>().map(NestedPath::as_str)
 }
 
 /// The template of the route that the router has found.

@@ -38,6 +38,11 @@ pub(crate) fn is_anonymous(extensions: &Extensions) -> bool {
     extensions.get::<Anonymous>().is_some()
 }
 
+/// Returns whether an `AuthLayer` outside has decided on the request.
+pub(crate) fn is_decided(extensions: &Extensions) -> bool {
+    extensions.get::<Identity>().is_some() || is_anonymous(extensions)
+}
+
 /// Who calls, as the door outside has found out.
 ///
 /// # Errors

@@ -33,6 +33,11 @@ impl Origin {
         self.scheme == "http"
     }
 
+    /// Returns whether the scheme is `http` or `https`.
+    pub(crate) fn is_web(&self) -> bool {
+        matches!(&*self.scheme, "http" | "https")
+    }
+
     /// Returns whether a request with this authority (`Host`, `:authority`) was sent to this origin.
     ///
     /// An authority without a port has the default port of the origin's scheme.

@@ -40,7 +40,13 @@ pub(crate) fn log(rejection: &Rejection, extensions: &Extensions) {
         Reason::Internal => event!(error),
         // Anybody can send tokens with unknown `kid`s. What fetches the keys logs when its budget is
         // spent, and not for each token.
-        Reason::VerifierUnavailable if rejection.cause() == Cause::TokenKeyUnavailable => {
+        // The same goes for credentials that wait too long for their verification.
+        Reason::VerifierUnavailable
+            if matches!(
+                rejection.cause(),
+                Cause::TokenKeyUnavailable | Cause::TooManyVerifications
+            ) =>
+        {
             event!(debug);
         }
         Reason::LimiterUnavailable | Reason::VerifierUnavailable => event!(warn),

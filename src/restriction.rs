@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::header::{ORIGIN, REFERER};
 use http::request::Parts;
+use http::{Method, Version};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -76,8 +77,8 @@ pub struct Restrictions {
     /// The networks that the client must be in, one of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<IpNet>,
-    /// The methods that may be used, as they stand in the request: `HEAD` is not
-    /// allowed by `GET`.
+    /// The methods that may be used. `GET` does not allow `HEAD`. It allows to open a WebSocket, over
+    /// HTTP/2 too, where that is a `CONNECT` (RFC 8441).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
     /// The origins that a browser's request must come from: `https://app.example.com`,
@@ -98,13 +99,26 @@ impl Restrictions {
     /// network.
     #[must_use]
     pub fn admit(&self, client: Option<IpAddr>, request: &Parts) -> bool {
+        self.unmet(client, request).is_none()
+    }
+
+    /// Returns the name of the first list that a request does not meet.
+    pub(crate) fn unmet(&self, client: Option<IpAddr>, request: &Parts) -> Option<&'static str> {
         let network = |net: &IpNet| client.is_some_and(|client| net.contains(&client));
         // A stored `get` must not permit requests with the method `get`, which is not `GET`.
         let is_canonical = |method: &String| standard_method(method).is_none_or(|m| m == method);
-        let method = |method: &String| *method == request.method.as_str() && is_canonical(method);
-        (self.networks.is_empty() || self.networks.iter().any(network))
-            && (self.methods.is_empty() || self.methods.iter().any(method))
-            && (self.referrers.is_empty() || self.admits_referrer(request))
+        let asked = [request.method.as_str(), rule_method(request).as_str()];
+        let method = |method: &String| asked.contains(&&**method) && is_canonical(method);
+        if !self.networks.is_empty() && !self.networks.iter().any(network) {
+            return Some("networks");
+        }
+        if !self.methods.is_empty() && !self.methods.iter().any(method) {
+            return Some("methods");
+        }
+        if !self.referrers.is_empty() && !self.admits_referrer(request) {
+            return Some("referrers");
+        }
+        None
     }
 
     /// Returns the restrictions that admit what both admit.
@@ -167,6 +181,20 @@ fn overlap<T: Clone>(
     (!both.is_empty()).then_some(both)
 }
 
+/// Returns the method that a rule about methods may name for a request: its own, but `GET` for a
+/// `CONNECT` with a path, by which HTTP/2 and HTTP/3 open a WebSocket (RFC 8441 §5, RFC 9220). Over
+/// HTTP/1.1 a WebSocket is opened by `GET`.
+pub(crate) fn rule_method(request: &Parts) -> &Method {
+    let is_extended = request.method == Method::CONNECT
+        && request.version >= Version::HTTP_2
+        && request.uri.path().starts_with('/');
+    if is_extended {
+        &Method::GET
+    } else {
+        &request.method
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +236,22 @@ mod tests {
         for other in ["HEAD", "POST", "get"] {
             assert!(!restrictions.admit(None, &request(other, &[])), "{other}");
         }
+    }
+
+    #[test]
+    fn key_for_get_opens_a_websocket_over_http_2() {
+        let restrictions = Restrictions {
+            methods: vec!["GET".to_owned()],
+            ..Restrictions::default()
+        };
+        let connect = |version, uri: &str| {
+            let mut request = request("CONNECT", &[]);
+            (request.version, request.uri) = (version, uri.parse().unwrap());
+            restrictions.admit(None, &request)
+        };
+        assert!(connect(Version::HTTP_2, "https://api.example.com/ws"));
+        assert!(!connect(Version::HTTP_11, "https://api.example.com/ws"));
+        assert!(!connect(Version::HTTP_2, "api.example.com:443"));
     }
 
     #[test]

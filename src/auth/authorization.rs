@@ -33,11 +33,26 @@ impl TakeRules {
             .find(|scheme| is_named(*scheme, name));
         match known {
             Some(scheme) if self.schemes.contains(&scheme) => Meaning::Accepted(scheme),
-            None if is_in(&self.extra_schemes) => Meaning::Accepted(self.stands_for()),
+            _ if is_in(&self.extra_schemes) => Meaning::Accepted(self.stands_for()),
             None if self.basic && name.eq_ignore_ascii_case(BASIC) => Meaning::UserName,
             _ if is_in(&self.ignored_schemes) => Meaning::Ignored,
             _ => Meaning::Unknown,
         }
+    }
+
+    /// Returns whether a list goes on with credentials in a scheme that is or may be accepted:
+    /// `…, Bearer x`.
+    fn lists_credentials(&self, list: &[u8]) -> bool {
+        list.split(|byte| *byte == b',').skip(1).any(|item| {
+            let item = item.trim_ascii_start();
+            let end = item.iter().position(|byte| matches!(byte, b' ' | b'\t'));
+            let name = &item[..end.unwrap_or(item.len())];
+            Scheme::ALL.into_iter().any(|scheme| is_named(scheme, name))
+                || matches!(
+                    self.meaning_of(name),
+                    Meaning::Accepted(_) | Meaning::UserName
+                )
+        })
     }
 
     /// The scheme of challenges for credentials in a scheme that challenges do not name.
@@ -76,7 +91,7 @@ pub(super) fn take_authorization(
         Meaning::Accepted(scheme) => scheme,
         Meaning::UserName => rules.stands_for(),
         _ if name.is_empty() => return Err(malformed(Cause::EmptyCarrier, Scheme::Bearer)),
-        _ if names_known_scheme(rest) => return Err(ambiguous(Cause::CarrierRepeated)),
+        _ if rules.lists_credentials(rest) => return Err(ambiguous(Cause::CarrierRepeated)),
         Meaning::Ignored => {
             // It stays, and is still a secret.
             clear_value(headers, &AUTHORIZATION, true);
@@ -87,6 +102,9 @@ pub(super) fn take_authorization(
             if !is_token(name) || !text.iter().all(|byte| matches!(byte, b' '..=b'~')) =>
         {
             return Err(malformed(Cause::NotToken68, Scheme::Bearer));
+        }
+        Meaning::Unknown if rest.is_empty() => {
+            return Err(Rejection::new(Reason::CredentialsMissing, Cause::NoScheme));
         }
         Meaning::Unknown => {
             return Err(Rejection::new(
@@ -168,16 +186,6 @@ fn is_token(text: &[u8]) -> bool {
 
 fn is_named(scheme: Scheme, name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(scheme.as_str().as_bytes())
-}
-
-/// Returns whether a list goes on with credentials in one of our schemes: `…, Bearer x`.
-fn names_known_scheme(list: &[u8]) -> bool {
-    list.split(|byte| *byte == b',').skip(1).any(|item| {
-        let item = item.trim_ascii_start();
-        let end = item.iter().position(|byte| matches!(byte, b' ' | b'\t'));
-        let name = &item[..end.unwrap_or(item.len())];
-        Scheme::ALL.into_iter().any(|scheme| is_named(scheme, name))
-    })
 }
 
 const BASIC: &[u8] = b"Basic";

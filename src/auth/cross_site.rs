@@ -55,7 +55,11 @@ fn is_safe(request: &Parts) -> bool {
 /// Returns whether the request was sent to its own origin.
 fn is_own(origin: &Origin, client: &Client, request: &Parts) -> bool {
     // A page in cleartext can be anybody's on the network.
-    if origin.is_http() && client.transport == Some(Transport::Tls) {
+    if origin.is_http() && client.transport(request) == Some(Transport::Tls) {
+        return false;
+    }
+    // The API is a web origin. Applications with schemes of their own are others (RFC 6454 §5).
+    if !origin.is_web() {
         return false;
     }
     let host = client.requested_host(request);

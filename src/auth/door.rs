@@ -50,6 +50,8 @@ pub(crate) struct Door<A> {
     pub(crate) warn_before_expiry: Option<Duration>,
     /// Set once the log has the hint about preflights.
     pub(crate) hinted_at_cors: Arc<AtomicBool>,
+    /// Set once the log has a request of another site.
+    pub(crate) reported_cross_site: Arc<AtomicBool>,
 }
 
 pub(crate) type OptionalFor = dyn Fn(&Parts) -> bool + Send + Sync;
@@ -72,6 +74,17 @@ impl<A> Door<A> {
         }
     }
 
+    /// Returns the restriction of a key that a request does not meet.
+    fn unmet_restriction(&self, identity: &Identity, request: &Parts) -> Option<&'static str> {
+        let restrictions = identity.restrictions()?;
+        // Most keys are not restricted to networks, and then the address is not needed.
+        let client = match restrictions.networks.is_empty() {
+            true => None,
+            false => self.clients.located(request).certain_address(),
+        };
+        restrictions.unmet(client, request)
+    }
+
     /// Reports once that a preflight was rejected: browsers send none with a credential.
     fn hint_at_cors(&self, request: &Parts) {
         if is_preflight(request) && !self.hinted_at_cors.swap(true, Ordering::Relaxed) {
@@ -82,6 +95,33 @@ impl<A> Door<A> {
                  `AuthLayer::allow_preflight`"
             );
         }
+    }
+
+    /// Reports once that a request of another site was rejected, with what it was judged by.
+    fn report_cross_site(&self, request: &Parts) {
+        if self.reported_cross_site.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let header = |name: &str| {
+            let value = request.headers.get(name).map(HeaderValue::as_bytes);
+            let text = value.unwrap_or_default().escape_ascii().to_string();
+            text.chars().take(MAX_REPORTED).collect::<String>()
+        };
+        let host = self.clients.client(request).requested_host(request);
+        let host: String = host
+            .unwrap_or_default()
+            .escape_debug()
+            .take(MAX_REPORTED)
+            .collect();
+        tracing::warn!(
+            target: "tollgate::auth",
+            origin = header("origin"),
+            sec_fetch_site = header("sec-fetch-site"),
+            host,
+            "a credential in a cookie was rejected, since another site made the request; if the origin \
+             is yours, call `AuthLayer::trusted_origins`; behind a proxy, let it pass on `Host`, or \
+             `X-Forwarded-Host` with `ClientIp::trusted_proxies`"
+        );
     }
 
     /// Returns whether the request needs no credential.
@@ -122,6 +162,7 @@ impl<A> Clone for Door<A> {
             stealth: self.stealth,
             warn_before_expiry: self.warn_before_expiry,
             hinted_at_cors: Arc::clone(&self.hinted_at_cors),
+            reported_cross_site: Arc::clone(&self.reported_cross_site),
         }
     }
 }
@@ -210,6 +251,7 @@ impl<A: Authenticate> Check for Auth<A> {
         if door.sources[source].is_cookie()
             && is_cross_site(parts, &door.trusted_origins, || door.clients.client(parts))
         {
+            door.report_cross_site(parts);
             let forged = Rejection::new(Reason::Forbidden, Cause::CrossSite);
             return refuse(forged, anonymous.request_id);
         }
@@ -269,20 +311,19 @@ impl<A: Authenticate> Check for Auth<A> {
             let mut rejection =
                 Rejection::new(Reason::TokenBindingFailed, Cause::TokenBinding).with_fault("cnf");
             rejection.scheme = identity.scheme;
-            return Err(rejection.with_request_id(stamp.request_id));
+            let rejection = rejection.with_request_id(stamp.request_id);
+            return Err(rejection.with_holder(identity));
         }
-        if let Some(restrictions) = identity.restrictions()
-            && !restrictions.admit(door.clients.located(parts).certain_address(), parts)
-        {
-            let hidden = Reason::CredentialInvalid;
+        if let Some(unmet) = door.unmet_restriction(&identity, parts) {
             let reason = if door.stealth {
-                hidden
+                Reason::CredentialInvalid
             } else {
                 Reason::SourceNotAllowed
             };
-            let mut rejection = Rejection::new(reason, Cause::Restricted);
+            let mut rejection = Rejection::new(reason, Cause::Restricted).with_fault(unmet);
             rejection.scheme = identity.scheme;
-            return Err(rejection.with_request_id(stamp.request_id));
+            let rejection = rejection.with_request_id(stamp.request_id);
+            return Err(rejection.with_holder(identity));
         }
         stamp.scheme = identity.scheme;
         stamp.expiration = door.warn_before_expiry.and_then(|window| {
@@ -371,6 +412,9 @@ fn check_failures(request: &Parts) -> Result<(), Rejection> {
         None => Ok(()),
     }
 }
+
+/// The maximum number of characters of a request in one field of the log.
+const MAX_REPORTED: usize = 200;
 
 fn is_preflight(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS

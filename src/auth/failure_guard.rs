@@ -3,16 +3,17 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use crate::auth::failures::Failures;
-use crate::auth::verifying::Verifying;
-use crate::clock::{Clock, SystemClock};
+use crate::auth::verifying::{Next, Verifying};
+use crate::clock::Clock;
+use crate::gate::caught;
 use crate::identity::Identity;
 use crate::pending::Pending;
 use crate::rejection::{Cause, Reason, Rejection};
@@ -20,10 +21,10 @@ use crate::timeout::Timer;
 
 /// The state of a layer.
 pub(super) struct FailureLimit {
-    pub(super) failures: Failures,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) max_wait: Duration,
-    verifying: Verifying,
+    failures: Failures,
+    clock: Arc<dyn Clock>,
+    max_wait: Duration,
+    verifying: Verifying<Result<Permit, Rejection>>,
     /// Keyed hashes of credentials that were good when they were verified last.
     good: Cache<u64, ()>,
     seed: RandomState,
@@ -33,12 +34,15 @@ pub(super) struct FailureLimit {
 /// The number of good credentials that are remembered.
 const REMEMBERED: usize = 65_536;
 
+/// The time after which a request that waits looks whether failures are allowed again.
+const TICK: Duration = Duration::from_millis(500);
+
 impl FailureLimit {
-    pub(super) fn new(failures: Failures) -> Self {
+    pub(super) fn new(failures: Failures, clock: Arc<dyn Clock>, max_wait: Duration) -> Self {
         Self {
             failures,
-            clock: Arc::new(SystemClock),
-            max_wait: Duration::from_secs(1),
+            clock,
+            max_wait,
             verifying: Verifying::default(),
             good: Cache::new(REMEMBERED),
             seed: RandomState::new(),
@@ -46,42 +50,100 @@ impl FailureLimit {
         }
     }
 
-    /// Returns whether the network may start a verification now.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.failures.forgotten()
+    }
+
+    /// Returns a permit if the network may start a verification now, or `None` if it has to wait.
     ///
     /// # Errors
     /// Returns the rejection if the network is over its budget.
-    fn start(&self, network: IpNet) -> Result<bool, Rejection> {
+    fn start(self: &Arc<Self>, network: IpNet) -> Result<Option<Permit>, Rejection> {
         let now = self.clock.now();
         let started = self
             .verifying
             .start(network, || self.failures.allowance(network, now));
-        started.map_err(over_budget)
+        let started = started.map_err(over_budget)?;
+        Ok(started.then(|| self.permit(network)))
     }
 
-    async fn wait(&self, network: IpNet) -> Result<(), Rejection> {
-        let started = async {
-            let waiting = self.verifying.wait(network)?;
-            loop {
-                let mut freed = pin!(waiting.freed.notified());
-                // From here on no end of a verification is missed.
-                freed.as_mut().enable();
-                match self.start(network) {
-                    Ok(true) => return Some(Ok(())),
-                    Ok(false) => freed.await,
-                    Err(rejection) => return Some(Err(rejection)),
-                }
-            }
+    fn permit(self: &Arc<Self>, network: IpNet) -> Permit {
+        Permit {
+            limit: Arc::clone(self),
+            network,
+        }
+    }
+
+    /// Lets those start who need not wait any more, and refuses all if the budget is spent.
+    fn serve_queue(self: &Arc<Self>, network: IpNet) {
+        // The clock may be a user's, and a permit may be dropped in a panic.
+        let Ok(now) = caught(|| self.clock.now()) else {
+            return;
         };
-        let started = self.timer.within(self.max_wait, started).await.flatten();
-        started.unwrap_or_else(|| {
-            let now = self.clock.now();
-            Err(Rejection::unavailable(Cause::TooManyVerifications, now))
-        })
+        let next = self
+            .verifying
+            .next(network, || self.failures.allowance(network, now));
+        // A request that was given up meanwhile drops its permit, which serves the queue again.
+        match next {
+            Next::Start(senders) => senders.into_iter().for_each(|sender| {
+                drop(sender.send(Ok(self.permit(network))));
+            }),
+            Next::Refuse(senders, wait) => senders.into_iter().for_each(|sender| {
+                drop(sender.send(Err(over_budget(wait))));
+            }),
+        }
+    }
+
+    /// Waits for a permit. Dropping the future leaves the queue.
+    async fn wait(self: &Arc<Self>, network: IpNet) -> Result<Permit, Rejection> {
+        let Some(mut granted) = self.verifying.join(network) else {
+            return Err(self.busy());
+        };
+        loop {
+            // Also if a place became free before it joined.
+            self.serve_queue(network);
+            match self.timer.within(TICK, &mut granted).await {
+                Some(Ok(granted)) => return granted,
+                Some(Err(_)) => return Err(self.busy()),
+                None => {}
+            }
+        }
+    }
+
+    fn busy(&self) -> Rejection {
+        Rejection::unavailable(Cause::TooManyVerifications, self.clock.now())
+    }
+
+    fn charge(&self, network: IpNet) {
+        let now = self.clock.now();
+        // A permit was given for it, so that it can be charged.
+        self.failures.charge(network, now).ok();
+        if self.failures.allowance(network, now).is_err() {
+            tracing::info!(
+                target: "tollgate::auth",
+                %network,
+                "too many failed authentications: credentials of this network are limited"
+            );
+        }
     }
 }
 
 fn over_budget(wait: Duration) -> Rejection {
     Rejection::new(Reason::TooManyFailures, Cause::NetworkThrottled).with_retry_after(wait)
+}
+
+/// The right to verify a credential of a network. Dropping it lets the next one start.
+struct Permit {
+    limit: Arc<FailureLimit>,
+    network: IpNet,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.limit.verifying.end(self.network) {
+            self.limit.serve_queue(self.network);
+        }
+    }
 }
 
 /// The budgets that a request is held to: that of its network, and those of layers outside. It is in
@@ -124,42 +186,62 @@ impl FailureGuard {
     /// The answer is the rejection if the network is over its budget and the credential is not known
     /// as good, or if it was not the credential's turn in time.
     pub(crate) fn admit(&self, credential: &[u8]) -> Pending<Result<Verification, Rejection>> {
-        let mut verification = Verification {
-            budgets: Vec::new(),
-        };
-        let mut must_wait = false;
-        for Self { limit, network, .. } in self.budgets() {
-            let hash = limit.seed.hash_one(credential);
-            let is_known = limit.good.get(&hash).is_some();
-            let mut budget = Budget {
-                limit: Arc::clone(limit),
-                network: *network,
-                hash,
-                stage: Stage::Known,
+        let Some(outer) = &self.outer else {
+            let mut budget = Budget::of(self, credential);
+            return match budget.start() {
+                Err(rejection) => Err(rejection).into(),
+                Ok(true) => Ok(Verification::One(budget)).into(),
+                Ok(false) => self.wait_for(vec![budget], 0),
             };
-            if !is_known {
-                budget.stage = match limit.start(*network) {
-                    Ok(true) => Stage::Started,
-                    Ok(false) => Stage::Waits,
-                    Err(rejection) => return Err(rejection).into(),
-                };
-                must_wait |= budget.stage == Stage::Waits;
-            }
-            verification.budgets.push(budget);
+        };
+        let budgets = std::iter::once(self).chain(outer.budgets());
+        let mut budgets: Vec<_> = budgets.map(|guard| Budget::of(guard, credential)).collect();
+        match start_all(&mut budgets) {
+            Err(rejection) => Err(rejection).into(),
+            Ok(None) => Ok(Verification::Several(budgets)).into(),
+            Ok(Some(at)) => self.wait_for(budgets, at),
         }
-        if !must_wait {
-            return Ok(verification).into();
-        }
+    }
+
+    /// Waits for a place in each budget, for no longer than the shortest of the maximum waits. A request
+    /// that waits for one place holds no other.
+    fn wait_for(
+        &self,
+        mut budgets: Vec<Budget>,
+        mut at: usize,
+    ) -> Pending<Result<Verification, Rejection>> {
+        let limit = Arc::clone(&self.limit);
+        let max_wait = self.budgets().map(|guard| guard.limit.max_wait).min();
+        let max_wait = max_wait.unwrap_or_default();
         Pending::later(async move {
-            for budget in &mut verification.budgets {
-                if budget.stage == Stage::Waits {
-                    budget.limit.wait(budget.network).await?;
-                    budget.stage = Stage::Started;
+            let started = async {
+                loop {
+                    budgets.iter_mut().for_each(|budget| budget.permit = None);
+                    let budget = &mut budgets[at];
+                    budget.permit = Some(budget.limit.wait(budget.network).await?);
+                    match start_all(&mut budgets)? {
+                        None => return Ok(()),
+                        Some(busy) => at = busy,
+                    }
                 }
+            };
+            match limit.timer.within(max_wait, started).await {
+                Some(Ok(())) => Ok(Verification::Several(budgets)),
+                Some(Err(rejection)) => Err(rejection),
+                None => Err(limit.busy()),
             }
-            Ok(verification)
         })
     }
+}
+
+/// Takes a place in each budget. Returns the first one that has none at the moment.
+fn start_all(budgets: &mut [Budget]) -> Result<Option<usize>, Rejection> {
+    for (at, budget) in budgets.iter_mut().enumerate() {
+        if !budget.start()? {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
 }
 
 impl fmt::Debug for FailureGuard {
@@ -169,70 +251,69 @@ impl fmt::Debug for FailureGuard {
 }
 
 /// A verification under way. Dropping it without a verdict charges nothing.
-pub(crate) struct Verification {
-    budgets: Vec<Budget>,
+pub(crate) enum Verification {
+    One(Budget),
+    Several(Vec<Budget>),
 }
 
-struct Budget {
+/// The place of a verification in one budget.
+pub(crate) struct Budget {
     limit: Arc<FailureLimit>,
     network: IpNet,
     /// The keyed hash of the credential.
     hash: u64,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Stage {
-    /// The credential was good before: the verification is not counted.
-    Known,
-    Waits,
-    Started,
+    /// Set if the credential was good before: its verification takes no place.
+    is_known: bool,
+    /// The place that the verification takes.
+    permit: Option<Permit>,
 }
 
 impl Verification {
     /// Charges the network if the secret or the signature was wrong, and remembers a credential that
     /// is good.
-    pub(crate) fn end(mut self, verdict: &Result<Identity, Rejection>) {
-        let is_failure = match verdict {
-            Ok(_) => false,
-            Err(rejection) => rejection.cause().is_failed_proof(),
-        };
-        for budget in &mut self.budgets {
-            match (verdict, budget.stage) {
-                (Ok(_), Stage::Started) => budget.limit.good.insert(budget.hash, ()),
-                (Err(_), Stage::Known) => drop(budget.limit.good.remove(&budget.hash)),
-                _ => {}
-            }
-            budget.end(is_failure);
+    pub(crate) fn end(self, verdict: &Result<Identity, Rejection>) {
+        match self {
+            Self::One(budget) => budget.end(verdict),
+            Self::Several(budgets) => budgets.into_iter().for_each(|budget| budget.end(verdict)),
         }
     }
 }
 
 impl Budget {
-    fn end(&mut self, is_failure: bool) {
-        let Self { limit, network, .. } = self;
-        let charge = || {
-            let now = limit.clock.now();
-            is_failure && {
-                // The allowance was kept for it.
-                limit.failures.charge(*network, now).ok();
-                limit.failures.allowance(*network, now).is_err()
-            }
-        };
-        match self.stage {
-            Stage::Started => limit.verifying.end(*network, charge),
-            // A credential that is not good any more.
-            Stage::Known => drop(charge()),
-            Stage::Waits => {}
+    fn of(FailureGuard { limit, network, .. }: &FailureGuard, credential: &[u8]) -> Self {
+        let hash = limit.seed.hash_one(credential);
+        Self {
+            limit: Arc::clone(limit),
+            network: *network,
+            hash,
+            is_known: limit.good.get(&hash).is_some(),
+            permit: None,
         }
-        self.stage = Stage::Waits;
     }
-}
 
-impl Drop for Budget {
-    fn drop(&mut self) {
-        if self.stage == Stage::Started {
-            self.end(false);
+    /// Returns whether the verification may start as far as this budget is concerned.
+    fn start(&mut self) -> Result<bool, Rejection> {
+        if !self.is_known && self.permit.is_none() {
+            self.permit = self.limit.start(self.network)?;
         }
+        Ok(self.is_known || self.permit.is_some())
+    }
+
+    fn end(self, verdict: &Result<Identity, Rejection>) {
+        match verdict {
+            Ok(_) if self.is_known => {}
+            Ok(_) => self.limit.good.insert(self.hash, ()),
+            Err(rejection) => {
+                // A verdict on the credential. A store that is down says nothing about it.
+                if rejection.reason().status() == StatusCode::UNAUTHORIZED {
+                    self.limit.good.remove(&self.hash);
+                }
+                if rejection.cause().is_failed_proof() {
+                    // Before the place becomes free.
+                    self.limit.charge(self.network);
+                }
+            }
+        }
+        drop(self.permit);
     }
 }

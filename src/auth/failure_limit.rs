@@ -6,11 +6,15 @@
 //!
 //! - **Within its budget**, a network never gets 429. Only as many of its credentials are verified at
 //!   the same time as failures are left, so that guesses at once are no way around the limit. The
-//!   others wait for their turn, at most [`max_wait`](AuthFailureLimitLayer::max_wait), after which
-//!   they are rejected with 503 `verifier_unavailable`.
-//! - **Over its budget**, a credential passes if it was good before: those of the last 65,536 that
-//!   were are remembered, as keyed hashes. It is verified as always. Any other request that an
+//!   others wait for their turn in the order in which they came, at most
+//!   [`max_wait`](AuthFailureLimitLayer::max_wait), after which they are rejected with 503
+//!   `verifier_unavailable`. At most 1,024 requests of a network wait.
+//! - **Over its budget**, a credential passes if it was good before. The layer remembers keyed hashes of
+//!   the last 65,536 good credentials. They are verified as always. Any other request that an
 //!   `AuthLayer` inside would look at is rejected with 429 `too_many_failures`, CORS preflights aside.
+//!
+//! Credentials that people can guess, such as short legacy keys, need another limit beside this one: a
+//! guess that hits a remembered credential is verified even over the budget.
 //!
 //! A credential that is good, expired or malformed is not charged, and neither is a client that goes
 //! away.
@@ -52,12 +56,13 @@
 //! configure [`ClientIp`] here or on a layer outside.
 //!
 //! # Cost
-//! Per request, one extension and a look-up of the remembered credential; for one that is not
-//! remembered, two locks that few networks share. Memory is fixed: 65,536 networks by default, 16 bytes
-//! each, and the remembered credentials, about 40 bytes each.
+//! Per request, one extension and a look-up of the credential's hash. A credential that is not
+//! remembered also costs two locks that few networks share. Memory is fixed: 65,536 networks by default,
+//! about 26 bytes each, and the remembered hashes, about 40 bytes each.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -67,8 +72,9 @@ use tower_layer::Layer;
 
 use crate::auth::failure_guard::{FailureGuard, FailureLimit};
 use crate::auth::failures::Failures;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, literal};
+use crate::context;
 use crate::gate::{Check, Gate};
 use crate::limit::gcra::Rate;
 use crate::network::{ClientIp, ClientSetting};
@@ -82,14 +88,19 @@ use crate::respond::Voice;
 pub struct AuthFailureLimitLayer {
     settings: Settings,
     clients: ClientSetting,
-    limit: Arc<FailureLimit>,
+    /// Set once the log has that the layer is at the wrong place.
+    reported_order: Arc<AtomicBool>,
+    /// Made when the layer is applied for the first time.
+    limit: Arc<OnceLock<Arc<FailureLimit>>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Settings {
     per_minute: u32,
     burst: u32,
     networks: usize,
+    max_wait: Duration,
+    clock: Arc<dyn Clock>,
 }
 
 impl AuthFailureLimitLayer {
@@ -113,11 +124,14 @@ impl AuthFailureLimitLayer {
             per_minute: count,
             burst: count,
             networks: 65_536,
+            max_wait: Duration::from_secs(1),
+            clock: Arc::new(SystemClock),
         };
         Ok(Self {
             settings,
             clients: ClientSetting::default(),
-            limit: Arc::new(FailureLimit::new(settings.failures())),
+            reported_order: Arc::default(),
+            limit: Arc::default(),
         })
     }
 
@@ -136,25 +150,24 @@ impl AuthFailureLimitLayer {
     ///
     /// # Errors
     /// Returns `Err` if `count` is 0.
-    pub fn try_burst(mut self, count: u32) -> Result<Self, ConfigError> {
-        self.settings.burst = at_least_one("burst", count)?;
-        Ok(self.rebuild())
+    pub fn try_burst(self, count: u32) -> Result<Self, ConfigError> {
+        let count = at_least_one("burst", count)?;
+        Ok(self.set(|settings| settings.burst = count))
     }
 
     /// Sets the number of networks whose failures are remembered, at least. Defaults to 65,536.
     ///
     /// If there are more, those with the fewest failures are forgotten first.
     #[must_use]
-    pub fn networks(mut self, count: usize) -> Self {
-        self.settings.networks = count.max(1);
-        self.rebuild()
+    pub fn networks(self, count: usize) -> Self {
+        self.set(|settings| settings.networks = count.max(1))
     }
 
     /// Sets how long a credential waits for its verification while others of its network are verified.
     /// Defaults to 1 second. On a runtime without a timer it waits for as long as they take.
     #[must_use]
     pub fn max_wait(self, wait: Duration) -> Self {
-        self.set(|limit| limit.max_wait = wait)
+        self.set(|settings| settings.max_wait = wait)
     }
 
     /// Sets how the client address and the transport are resolved, for this layer and the layers
@@ -170,27 +183,19 @@ impl AuthFailureLimitLayer {
     /// Sets the clock. Defaults to the system's.
     #[must_use]
     pub fn clock(self, clock: impl Clock) -> Self {
-        self.set(|limit| limit.clock = Arc::new(clock))
+        self.set(|settings| settings.clock = Arc::new(clock))
     }
 
     /// Returns how often a network that had failed was forgotten because there were too many.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
-        self.limit.failures.forgotten()
+        self.limit.get().map_or(0, |limit| limit.forgotten())
     }
 
-    fn rebuild(self) -> Self {
-        let failures = self.settings.failures();
-        self.set(|limit| limit.failures = failures)
-    }
-
-    /// Changes a limit that starts anew: the settings belong to the time before it is used.
-    fn set(mut self, change: impl FnOnce(&mut FailureLimit)) -> Self {
-        let mut limit = FailureLimit::new(self.settings.failures());
-        limit.clock = Arc::clone(&self.limit.clock);
-        limit.max_wait = self.limit.max_wait;
-        change(&mut limit);
-        self.limit = Arc::new(limit);
+    /// Changes a setting. The copy has a state of its own from then on.
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self.limit = Arc::default();
         self
     }
 }
@@ -205,9 +210,11 @@ fn at_least_one(setting: &str, count: u32) -> Result<u32, ConfigError> {
 }
 
 impl Settings {
-    fn failures(self) -> Failures {
+    fn limit(&self) -> Arc<FailureLimit> {
         let rate = Rate::new(self.per_minute, Duration::from_secs(60), self.burst);
-        Failures::new(rate, self.networks)
+        let failures = Failures::new(rate, self.networks);
+        let clock = Arc::clone(&self.clock);
+        Arc::new(FailureLimit::new(failures, clock, self.max_wait))
     }
 }
 
@@ -227,7 +234,8 @@ impl<S> Layer<S> for AuthFailureLimitLayer {
     fn layer(&self, inner: S) -> Self::Service {
         let check = FailureLimited {
             clients: self.clients.clone(),
-            limit: Arc::clone(&self.limit),
+            reported_order: Arc::clone(&self.reported_order),
+            limit: Arc::clone(self.limit.get_or_init(|| self.settings.limit())),
         };
         Gate::new(inner, check)
     }
@@ -237,6 +245,7 @@ impl<S> Layer<S> for AuthFailureLimitLayer {
 #[derive(Clone)]
 pub struct FailureLimited {
     clients: ClientSetting,
+    reported_order: Arc<AtomicBool>,
     limit: Arc<FailureLimit>,
 }
 
@@ -251,6 +260,14 @@ impl Check for FailureLimited {
     type Stamp = ();
 
     fn check(&self, parts: &mut Parts) -> Pending<Result<(), Rejection>> {
+        if context::is_decided(&parts.extensions)
+            && !self.reported_order.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!(
+                target: "tollgate::auth",
+                "AuthFailureLimitLayer limits nothing inside of AuthLayer; put it outside"
+            );
+        }
         self.clients.share(parts);
         if let Some(network) = self.clients.located(parts).network {
             let outer = parts.extensions.remove::<FailureGuard>();

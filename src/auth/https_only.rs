@@ -48,6 +48,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,6 +87,7 @@ struct Rule {
     /// Where credentials are looked for.
     sources: Vec<Source>,
     burn: Option<Arc<Burn>>,
+    reported: Arc<AtomicBool>,
 }
 
 /// What ends keys that were sent in clear.
@@ -115,6 +117,7 @@ impl HttpsOnlyLayer {
             voice: Voice::default(),
             sources: Source::defaults(),
             burn: None,
+            reported: Arc::default(),
         };
         Self {
             rule: Arc::new(rule),
@@ -252,10 +255,17 @@ impl Check for HttpsOnly {
             return Ok(()).into();
         }
         let client = rule.clients.client(parts);
-        if rule.is_secure(&client) {
+        if rule.is_secure(&client, parts) {
             return Ok(()).into();
         }
-        let mut rejection = Rejection::new(Reason::InsecureTransport, Cause::PlainTransport);
+        let transport = rule.assumed.or_else(|| client.transport(parts));
+        let cause = if transport.is_some() {
+            Cause::PlainTransport
+        } else {
+            rule.report_unknown(&client, parts);
+            Cause::TransportUnknown
+        };
+        let mut rejection = Rejection::new(Reason::InsecureTransport, cause);
         rejection.showed_nothing = rule.shows_nothing(&client, parts);
         Err(rejection).into()
     }
@@ -270,10 +280,24 @@ impl Check for HttpsOnly {
 }
 
 impl Rule {
-    fn is_secure(&self, client: &Client) -> bool {
+    fn is_secure(&self, client: &Client, request: &Parts) -> bool {
         self.assumed.is_none()
-            && (client.transport == Some(Transport::Tls)
+            && (client.transport(request) == Some(Transport::Tls)
                 || self.allow_loopback && client.is_loopback)
+    }
+
+    /// Reports once that a request was rejected because its transport is unknown, with the fix.
+    fn report_unknown(&self, client: &Client, request: &Parts) {
+        if self.reported.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (peer, problem) = (client.peer(), client.transport_problem(request));
+        tracing::warn!(
+            target: "tollgate::auth",
+            peer = peer.map(tracing::field::display),
+            problem,
+            "HttpsOnlyLayer rejects requests whose transport is unknown"
+        );
     }
 
     /// Whether nothing is shown, if anybody wants to know. A key that is shown is to be ended.
@@ -298,7 +322,7 @@ impl Rule {
         let claims = |text: &[u8]| burn.is_some_and(|burn| (burn.claims)(text));
         match (take_one(parts, &self.sources, &rules, Some(&claims)), burn) {
             (Ok(None), _) => return true,
-            (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, client),
+            (Ok(Some((credential, _))), Some(burn)) => self.burn(burn, credential, client, parts),
             // What is no credential that anybody would accept may be one all the same.
             (Ok(Some(_)) | Err(_), _) => {}
         }
@@ -306,11 +330,11 @@ impl Rule {
     }
 
     /// Ends the key, if a trusted party has explicitly said that it came in cleartext.
-    fn burn(&self, burn: &Burn, credential: Credential, client: &Client) {
+    fn burn(&self, burn: &Burn, credential: Credential, client: &Client, request: &Parts) {
         let (Some(address), Some(network)) = (client.address, client.network) else {
             return;
         };
-        if !client.is_explicitly_plain() {
+        if !client.is_explicitly_plain(request) {
             return;
         }
         let now = self.clock.now();

@@ -66,6 +66,7 @@ impl<A: Authenticate> AuthLayer<A> {
             stealth: false,
             warn_before_expiry: None,
             hinted_at_cors: Arc::default(),
+            reported_cross_site: Arc::default(),
         };
         Self {
             door: Arc::new(door),

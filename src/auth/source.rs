@@ -131,7 +131,7 @@ impl Source {
     }
 
     /// The entry of `Sec-WebSocket-Protocol` that follows the entry `marker`, for clients that offer
-    /// `["bearer", token]`.
+    /// `["bearer", token]`. Protocols are compared with their letter case (RFC 6455 §11.3.4).
     ///
     /// The credential is removed from the list. The marker stays, so that the server can choose it:
     /// a client that offered nothing else fails the handshake if the response names no protocol
@@ -314,13 +314,15 @@ pub(crate) fn take_one(
     forbidden_in_uri: Option<Recognize<'_>>,
 ) -> Result<Option<(Credential, usize)>, Rejection> {
     let mut found: Option<(Credential, usize)> = None;
-    let mut other_scheme = false;
+    let mut other_scheme = None;
     for (index, source) in sources.iter().enumerate() {
         match source.take(parts, rules) {
             Ok(None) => {}
             Ok(Some(credential)) if found.is_none() => found = Some((credential, index)),
             Ok(Some(_)) => return Err(ambiguous(Cause::SeveralCarriers)),
-            Err(rejection) if rejection.cause() == Cause::OtherScheme => other_scheme = true,
+            Err(rejection) if matches!(rejection.cause(), Cause::OtherScheme | Cause::NoScheme) => {
+                other_scheme = Some(rejection);
+            }
             Err(rejection) => return Err(rejection),
         }
     }
@@ -330,14 +332,9 @@ pub(crate) fn take_one(
         return Err(Rejection::new(Reason::CredentialInUri, Cause::InUri));
     }
     match (&found, other_scheme) {
-        (Some(_), true) => return Err(ambiguous(Cause::SeveralCarriers)),
-        (None, true) => {
-            return Err(Rejection::new(
-                Reason::CredentialsMissing,
-                Cause::OtherScheme,
-            ));
-        }
-        _ => {}
+        (Some(_), Some(_)) => return Err(ambiguous(Cause::SeveralCarriers)),
+        (None, Some(rejection)) => return Err(rejection),
+        (_, None) => {}
     }
     if let Some((credential, _)) = &found
         && credential.expose().len() > rules.max_len

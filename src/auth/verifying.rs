@@ -1,130 +1,146 @@
-//! [`Verifying`]: how many credentials of each network are being verified at the moment.
+//! [`Verifying`]: how many credentials of each network are being verified, and which ones wait.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::{Entry, OccupiedEntry};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::Notify;
+use tokio::sync::oneshot::{self, Receiver, Sender};
 
-/// Counts per network, for as long as something of the network is under way: there are never more
-/// networks here than requests.
-#[derive(Default)]
-pub(super) struct Verifying {
-    shards: [Mutex<HashMap<IpNet, Queue>>; SHARDS],
+/// Counts and queues per network, for as long as something of the network is under way: there are
+/// never more networks here than requests. Those who wait get a `G` in the order in which they came.
+pub(super) struct Verifying<G> {
+    shards: [Mutex<HashMap<IpNet, Queue<G>>>; SHARDS],
     seed: RandomState,
 }
 
 const SHARDS: usize = 16;
 
 /// The maximum number of requests of one network that wait.
-pub(super) const MAX_WAITING: u32 = 1_024;
+pub(super) const MAX_WAITING: usize = 1_024;
 
-#[derive(Default)]
-struct Queue {
+struct Queue<G> {
     under_way: u32,
-    waiting: u32,
-    freed: Arc<Notify>,
+    waiting: VecDeque<Sender<G>>,
 }
 
-impl Verifying {
-    /// Starts a verification if fewer are under way than `allowance` says, which is called while the
-    /// network is locked. Returns whether it was started.
-    ///
-    /// # Errors
-    /// Returns the error of `allowance`.
-    pub(super) fn start<E>(
-        &self,
-        network: IpNet,
-        allowance: impl FnOnce() -> Result<u32, E>,
-    ) -> Result<bool, E> {
-        let mut shard = self.lock(network);
-        let allowed = allowance()?;
-        match shard.entry(network) {
-            Entry::Occupied(mut queue) => {
-                let queue = queue.get_mut();
-                let starts = queue.under_way < allowed;
-                queue.under_way += u32::from(starts);
-                Ok(starts)
-            }
-            Entry::Vacant(place) if allowed > 0 => {
-                place.insert(Queue::default()).under_way = 1;
-                Ok(true)
-            }
-            Entry::Vacant(_) => Ok(false),
+/// The decision on those who wait.
+pub(super) enum Next<G> {
+    /// These may start. They are counted as under way.
+    Start(Vec<Sender<G>>),
+    /// The network is over its budget for this long, so that nobody may.
+    Refuse(VecDeque<Sender<G>>, Duration),
+}
+
+impl<G> Default for Verifying<G> {
+    fn default() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            seed: RandomState::new(),
         }
     }
+}
 
-    /// Ends a verification. `charge` is called while the network is locked, and returns whether all
-    /// who wait should look again, instead of one.
-    pub(super) fn end(&self, network: IpNet, charge: impl FnOnce() -> bool) {
+impl<G> Verifying<G> {
+    /// Starts a verification if fewer are under way than `allowance` says, and nobody waits. Returns
+    /// whether it was started. `allowance` is called while the network is locked.
+    ///
+    /// # Errors
+    /// Returns the error of `allowance`: the time for which the network is over its budget.
+    pub(super) fn start(
+        &self,
+        network: IpNet,
+        allowance: impl FnOnce() -> Result<u32, Duration>,
+    ) -> Result<bool, Duration> {
         let mut shard = self.lock(network);
-        let wakes_all = charge();
+        let allowed = allowance()?;
+        let queue = shard.entry(network).or_default();
+        let starts = queue.under_way < allowed && queue.waiting.iter().all(Sender::is_closed);
+        queue.under_way += u32::from(starts);
+        Ok(starts)
+    }
+
+    /// Ends a verification. Returns whether others wait.
+    pub(super) fn end(&self, network: IpNet) -> bool {
+        let mut shard = self.lock(network);
         let Entry::Occupied(mut entry) = shard.entry(network) else {
-            return;
+            return false;
         };
         let queue = entry.get_mut();
         queue.under_way = queue.under_way.saturating_sub(1);
-        if wakes_all {
-            queue.freed.notify_waiters();
-        } else {
-            queue.freed.notify_one();
-        }
+        let others_wait = !queue.waiting.is_empty();
         remove_if_idle(entry);
+        others_wait
     }
 
-    /// Joins those who wait. Returns `None` if too many do.
-    pub(super) fn wait(&self, network: IpNet) -> Option<Waiting<'_>> {
+    /// Joins the queue. Returns `None` if it is full.
+    pub(super) fn join(&self, network: IpNet) -> Option<Receiver<G>> {
         let mut shard = self.lock(network);
-        let queue = shard.entry(network).or_default();
-        if queue.waiting >= MAX_WAITING {
+        let waiting = &mut shard.entry(network).or_default().waiting;
+        if waiting.len() >= MAX_WAITING {
+            waiting.retain(|each| !each.is_closed());
+        }
+        if waiting.len() >= MAX_WAITING {
             return None;
         }
-        queue.waiting += 1;
-        let freed = Arc::clone(&queue.freed);
-        Some(Waiting {
-            verifying: self,
-            network,
-            freed,
-        })
+        let (sender, receiver) = oneshot::channel();
+        waiting.push_back(sender);
+        Some(receiver)
     }
 
-    fn lock(&self, network: IpNet) -> MutexGuard<'_, HashMap<IpNet, Queue>> {
+    /// Takes those out of the queue that need not wait any more. `allowance` is called while the
+    /// network is locked.
+    pub(super) fn next(
+        &self,
+        network: IpNet,
+        allowance: impl FnOnce() -> Result<u32, Duration>,
+    ) -> Next<G> {
+        let mut shard = self.lock(network);
+        let Entry::Occupied(mut entry) = shard.entry(network) else {
+            return Next::Start(Vec::new());
+        };
+        let queue = entry.get_mut();
+        let next = match allowance() {
+            Err(wait) => Next::Refuse(std::mem::take(&mut queue.waiting), wait),
+            Ok(allowed) => {
+                let mut starting = Vec::new();
+                while queue.under_way < allowed
+                    && let Some(sender) = queue.waiting.pop_front()
+                {
+                    if !sender.is_closed() {
+                        queue.under_way += 1;
+                        starting.push(sender);
+                    }
+                }
+                Next::Start(starting)
+            }
+        };
+        remove_if_idle(entry);
+        next
+    }
+
+    fn lock(&self, network: IpNet) -> MutexGuard<'_, HashMap<IpNet, Queue<G>>> {
         let shard = self.seed.hash_one(network) as usize % SHARDS;
         self.shards[shard]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-
-    #[cfg(test)]
-    fn networks(&self) -> usize {
-        let len = |shard: &Mutex<HashMap<IpNet, Queue>>| shard.lock().unwrap().len();
-        self.shards.iter().map(len).sum()
-    }
 }
 
-/// A request that waits until a verification of its network ends.
-pub(super) struct Waiting<'v> {
-    verifying: &'v Verifying,
-    network: IpNet,
-    /// Notified when one ends.
-    pub(super) freed: Arc<Notify>,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut shard = self.verifying.lock(self.network);
-        if let Entry::Occupied(mut entry) = shard.entry(self.network) {
-            let queue = entry.get_mut();
-            queue.waiting = queue.waiting.saturating_sub(1);
-            remove_if_idle(entry);
+impl<G> Default for Queue<G> {
+    fn default() -> Self {
+        Self {
+            under_way: 0,
+            waiting: VecDeque::new(),
         }
     }
 }
 
-fn remove_if_idle(entry: std::collections::hash_map::OccupiedEntry<'_, IpNet, Queue>) {
-    if entry.get().under_way == 0 && entry.get().waiting == 0 {
+fn remove_if_idle<G>(entry: OccupiedEntry<'_, IpNet, Queue<G>>) {
+    let queue = entry.get();
+    if queue.under_way == 0 && queue.waiting.iter().all(Sender::is_closed) {
         entry.remove();
     }
 }
@@ -137,46 +153,104 @@ mod tests {
         "192.0.2.7/32".parse().unwrap()
     }
 
-    fn start(verifying: &Verifying, allowed: u32) -> bool {
-        verifying.start(network(), || Ok::<_, ()>(allowed)).unwrap()
+    fn start(verifying: &Verifying<u8>, allowed: u32) -> bool {
+        verifying.start(network(), || Ok(allowed)).unwrap()
+    }
+
+    fn networks(verifying: &Verifying<u8>) -> usize {
+        let len = |shard: &Mutex<HashMap<IpNet, Queue<u8>>>| shard.lock().unwrap().len();
+        verifying.shards.iter().map(len).sum()
+    }
+
+    fn next(verifying: &Verifying<u8>, allowed: u32) -> usize {
+        match verifying.next(network(), || Ok(allowed)) {
+            Next::Start(senders) => senders
+                .into_iter()
+                .map(|sender| sender.send(1))
+                .filter(Result::is_ok)
+                .count(),
+            Next::Refuse(..) => panic!("it is within its budget"),
+        }
     }
 
     #[test]
     fn as_many_are_under_way_as_are_allowed() {
         let verifying = Verifying::default();
-        assert!(!start(&verifying, 0));
         assert!(start(&verifying, 2) && start(&verifying, 2));
         assert!(!start(&verifying, 2));
         assert!(start(&verifying, 3), "the allowance is that of the moment");
-        verifying.end(network(), || false);
+        assert!(!verifying.end(network()));
         assert!(!start(&verifying, 2));
-        assert_eq!(verifying.start(network(), || Err(7)), Err(7));
+        let wait = Duration::from_secs(7);
+        assert_eq!(verifying.start(network(), || Err(wait)), Err(wait));
+    }
+
+    #[test]
+    fn queue_is_served_in_order_and_nobody_overtakes() {
+        let verifying = Verifying::default();
+        assert!(start(&verifying, 1));
+        let mut first = verifying.join(network()).unwrap();
+        let mut second = verifying.join(network()).unwrap();
+        assert_eq!(next(&verifying, 1), 0, "one is under way");
+        assert!(!start(&verifying, 9), "the others came before");
+        assert!(verifying.end(network()));
+        assert_eq!(next(&verifying, 1), 1);
+        assert!(first.try_recv().is_ok() && second.try_recv().is_err());
+        // More failures are allowed again.
+        assert_eq!(next(&verifying, 2), 1);
+        assert!(second.try_recv().is_ok());
+    }
+
+    #[test]
+    fn waiting_request_that_is_given_up_takes_no_place() {
+        let verifying = Verifying::default();
+        assert!(start(&verifying, 1));
+        drop(verifying.join(network()).unwrap());
+        let mut second = verifying.join(network()).unwrap();
+        verifying.end(network());
+        assert_eq!(next(&verifying, 1), 1);
+        assert!(second.try_recv().is_ok());
+        verifying.end(network());
+        assert!(start(&verifying, 1));
+    }
+
+    #[test]
+    fn all_who_wait_are_refused_over_the_budget() {
+        let verifying: Verifying<u8> = Verifying::default();
+        start(&verifying, 1);
+        let _waiting = [verifying.join(network()), verifying.join(network())];
+        let wait = Duration::from_secs(7);
+        match verifying.next(network(), || Err(wait)) {
+            Next::Refuse(senders, told) => assert_eq!((senders.len(), told), (2, wait)),
+            Next::Start(_) => panic!("it is over its budget"),
+        }
     }
 
     #[test]
     fn nothing_is_kept_of_networks_that_are_idle() {
         let verifying = Verifying::default();
-        assert!(!start(&verifying, 0));
-        assert_eq!(verifying.networks(), 0);
         start(&verifying, 1);
-        let waiting = verifying.wait(network()).unwrap();
-        verifying.end(network(), || true);
-        assert_eq!(verifying.networks(), 1);
+        let waiting = verifying.join(network()).unwrap();
+        assert!(verifying.end(network()));
+        assert_eq!(networks(&verifying), 1);
         drop(waiting);
-        assert_eq!(verifying.networks(), 0);
-        verifying.end(network(), || false);
-        assert_eq!(verifying.networks(), 0, "an end without a start is nothing");
+        assert_eq!(next(&verifying, 1), 0);
+        assert_eq!(networks(&verifying), 0);
+        assert!(
+            !verifying.end(network()),
+            "an end without a start is nothing"
+        );
     }
 
     #[test]
     fn queue_of_a_network_is_bounded() {
-        let verifying = Verifying::default();
+        let verifying: Verifying<u8> = Verifying::default();
         let queue: Vec<_> = (0..MAX_WAITING)
-            .map(|_| verifying.wait(network()).unwrap())
+            .map(|_| verifying.join(network()).unwrap())
             .collect();
-        assert!(verifying.wait(network()).is_none());
-        assert!(verifying.wait("192.0.2.8/32".parse().unwrap()).is_some());
+        assert!(verifying.join(network()).is_none());
+        assert!(verifying.join("192.0.2.8/32".parse().unwrap()).is_some());
         drop(queue);
-        assert!(verifying.wait(network()).is_some());
+        assert!(verifying.join(network()).is_some());
     }
 }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+#[cfg(feature = "axum")]
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::Response;
@@ -31,6 +34,7 @@ pub struct RequireLayer {
 struct Rule {
     required: Required,
     policies: Vec<Policy>,
+    hinted_at_nesting: Arc<AtomicBool>,
 }
 
 /// What a [`RequireLayer`] requires: a [`Requirement`] of all requests, or [`Rules`] that
@@ -62,6 +66,7 @@ impl RequireLayer {
         let rule = Rule {
             required: required.into(),
             policies: Vec::new(),
+            hinted_at_nesting: Arc::default(),
         };
         Self {
             rule: Arc::new(rule),
@@ -152,7 +157,10 @@ impl Check for Require {
             Ruling::Public => None,
             Ruling::Requires(requirement) if requirement.is_met_by(identity) => None,
             Ruling::Requires(requirement) => Some(unmet(requirement, identity)),
-            Ruling::Nobody => Some(Rejection::new(Reason::Forbidden, Cause::RouteUnknown)),
+            Ruling::Nobody => {
+                self.rule.hint_at_nesting(parts);
+                Some(Rejection::new(Reason::Forbidden, Cause::RouteUnknown))
+            }
             Ruling::Ambiguous => Some(Rejection::new(Reason::Forbidden, Cause::PathAmbiguous)),
         };
         if let Some(rejection) = refused {
@@ -190,6 +198,23 @@ fn unmet(requirement: &Requirement, identity: &Identity) -> Rejection {
 }
 
 impl Rule {
+    /// Reports once that rules inside of a nested router see the path without its prefix.
+    fn hint_at_nesting(&self, request: &Parts) {
+        #[cfg(feature = "axum")]
+        if let Some(prefix) = crate::axum::nested_path(&request.extensions)
+            && !self.hinted_at_nesting.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                target: "tollgate::authorize",
+                prefix,
+                "no rule matches a request inside of a nested router; rules that are added before a \
+                 router is nested see the path without the prefix"
+            );
+        }
+        #[cfg(not(feature = "axum"))]
+        let _ = (request, &self.hinted_at_nesting);
+    }
+
     /// Tells those whom nobody knows which scopes to come back with, where rules say so.
     fn challenge_scopes(&self, rejection: Rejection, ruling: &Ruling<'_>) -> Rejection {
         let (What::ByRoute(_), Ruling::Requires(requirement)) = (&self.required.0, ruling) else {

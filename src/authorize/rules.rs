@@ -10,6 +10,7 @@ use matchit::Router;
 use crate::authorize::path::{REST, Route, Spelling};
 use crate::authorize::requirement::{Hierarchy, Requirement};
 use crate::config::{ConfigError, literal};
+use crate::restriction::rule_method;
 
 /// What each route requires: for a [`RequireLayer`](crate::RequireLayer) in front of a
 /// whole router.
@@ -33,7 +34,7 @@ use crate::config::{ConfigError, literal};
 /// several rules that fit a path the most specific holds, as in axum: a literal segment
 /// before a parameter or the rest, which cannot both stand at the same place. A path that
 /// has rules for other methods only is rejected. `HEAD` is `GET`, unless it has a rule of
-/// its own. So is a `CONNECT` with a path, by which HTTP/2 opens a WebSocket (RFC 8441).
+/// its own. So is a `CONNECT` with a path over HTTP/2, which opens a WebSocket (RFC 8441).
 ///
 /// # Public routes
 /// Tell the `AuthLayer` outside which routes are public:
@@ -198,16 +199,16 @@ impl Rules {
     /// Returns `Err` if there is no rule for this very route.
     pub fn try_allow_encoded_slashes(mut self, route: &str) -> Result<Self, ConfigError> {
         let wanted = parse(route)?;
-        let mut rules = self.rules.iter_mut();
-        let rule = rules
-            .find(|rule| rule.route.method == wanted.method && rule.route.exact == wanted.exact);
+        // The rule that holds for the route: another spelling of it may share the rule.
+        let mut own = self.exact.own_rules(&wanted.exact).iter().copied();
+        let rule = own.find(|rule| self.rules[*rule].route.method == wanted.method);
         let rule = rule.ok_or_else(|| {
             let fix = "add the rule first";
             ConfigError::new(format!(
                 "Rules::allow_encoded_slashes: {route:?} has no rule; {fix}"
             ))
         })?;
-        rule.encoded_slashes = true;
+        self.rules[rule].encoded_slashes = true;
         Ok(self)
     }
 
@@ -311,8 +312,7 @@ impl Rules {
             Spelling::Folds(fold) => (self.fold.at(&fold), false),
             Spelling::EncodedSlash(fold) => (self.fold.at(&fold), true),
         };
-        let by_method =
-            |node: Option<&[usize]>| node.map(|rules| self.by_method(rules, &request.method));
+        let by_method = |node: Option<&[usize]>| node.map(|rules| self.by_request(rules, request));
         let rule = by_method(exact);
         let allows_slash = || matches!(rule, Some(Some(rule)) if self.rules[rule].encoded_slashes);
         if rule != by_method(fold) || (encoded_slash && !allows_slash()) {
@@ -328,15 +328,22 @@ impl Rules {
         }
     }
 
+    fn by_request(&self, rules: &[usize], request: &Parts) -> Option<usize> {
+        let own = rules.iter().copied().find(|rule| {
+            let method = self.rules[*rule].route.method.as_ref();
+            method == Some(&request.method)
+        });
+        own.or_else(|| self.by_method(rules, rule_method(request)))
+    }
+
     fn by_method(&self, rules: &[usize], method: &Method) -> Option<usize> {
         let ruled = |wanted: Option<&Method>| {
             let mut rules = rules.iter().copied();
             rules.find(|rule| self.rules[*rule].route.method.as_ref() == wanted)
         };
-        // A CONNECT with a path opens a WebSocket (RFC 8441 §5).
-        let is_get = [Method::HEAD, Method::CONNECT].contains(method);
+        let as_get = || (method == Method::HEAD).then(|| ruled(Some(&Method::GET)));
         ruled(Some(method))
-            .or_else(|| is_get.then(|| ruled(Some(&Method::GET))).flatten())
+            .or_else(|| as_get().flatten())
             .or_else(|| ruled(None))
     }
 

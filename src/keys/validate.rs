@@ -14,7 +14,8 @@ use ipnet::IpNet;
 use crate::clock::Timestamp;
 use crate::config::{ConfigError, Quoted};
 use crate::keys::error::KeyError;
-use crate::network::{parse_network, unwrap_nat64_block};
+use crate::network::parse_network;
+use crate::network::special::unwrap_nat64_block;
 use crate::origin::OriginPattern;
 use crate::restriction::{Restrictions, standard_method};
 

@@ -19,29 +19,47 @@ pub(crate) enum ProxyFields {
 }
 
 /// One member of a list field, or `None` if it does not have the parameter or does not parse.
-type Member<'a> = Option<Cow<'a, [u8]>>;
+pub(super) type Member<'a> = Option<Cow<'a, [u8]>>;
 
 impl ProxyFields {
-    /// The addresses in the field, in the order in which the proxies wrote them. The last one was
-    /// written by the peer.
-    pub(super) fn addresses(self, headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-        let nodes = self.members(headers, &X_FORWARDED_FOR, "for");
-        nodes
-            .iter()
-            .map(|node| parse_node(node.as_deref()?))
-            .collect()
+    /// Calls `visit` with the addresses in the field until it returns `false`, from right to left: the
+    /// first one was written by the peer, each other one by the proxy that the one before names.
+    pub(super) fn visit_addresses(
+        self,
+        headers: &HeaderMap,
+        mut visit: impl FnMut(Option<IpAddr>) -> bool,
+    ) {
+        match self {
+            Self::XForwarded => {
+                let _ = list_members(headers, &X_FORWARDED_FOR).all(|node| visit(parse_node(node)));
+            }
+            Self::Forwarded => {
+                let mut nodes = forwarded_members(headers, "for");
+                let _ = nodes.all(|node| visit(node.as_deref().and_then(parse_node)));
+            }
+        }
     }
 
-    /// The protocols that the client used with each proxy, such as `https` or `ws`.
+    /// The protocols that clients used with the proxies, such as `https` or `ws`, from right to left.
     pub(super) fn protocols(self, headers: &HeaderMap) -> Vec<Member<'_>> {
-        self.members(headers, &X_FORWARDED_PROTO, "proto")
+        match self {
+            Self::XForwarded => members(headers, &X_FORWARDED_PROTO),
+            Self::Forwarded => forwarded_members(headers, "proto").collect(),
+        }
     }
 
-    /// The host that the client asked the proxy next to it for, if that proxy says so.
-    pub(super) fn host(self, headers: &HeaderMap) -> Option<String> {
-        let hosts = self.members(headers, &X_FORWARDED_HOST, "host");
-        let last = hosts.into_iter().next_back()??;
-        String::from_utf8(last.into_owned()).ok()
+    /// The host that the client asked for, as the proxy says that is `hops` proxies away from the
+    /// peer. A list that is shorter was not extended by each proxy: its first member counts then.
+    pub(super) fn host(self, headers: &HeaderMap, hops: usize) -> Option<String> {
+        let mut hosts = match self {
+            Self::XForwarded => members(headers, &X_FORWARDED_HOST),
+            Self::Forwarded => forwarded_members(headers, "host").collect(),
+        };
+        let host = match self {
+            Self::XForwarded => hosts.swap_remove(hops.min(hosts.len().checked_sub(1)?)),
+            Self::Forwarded => hosts.into_iter().nth(hops)?,
+        };
+        String::from_utf8(host?.into_owned()).ok()
     }
 
     pub(super) fn are_in(self, headers: &HeaderMap) -> bool {
@@ -55,45 +73,47 @@ impl ProxyFields {
             Self::Forwarded => FORWARDED,
         }
     }
-
-    fn members<'a>(
-        self,
-        headers: &'a HeaderMap,
-        x_forwarded: &HeaderName,
-        parameter: &str,
-    ) -> Vec<Member<'a>> {
-        match self {
-            Self::XForwarded => list_members(headers, x_forwarded),
-            Self::Forwarded => forwarded_members(headers, parameter),
-        }
-    }
 }
 
-/// The members of a list field. Empty members do not count (RFC 9110 §5.6.1.2).
-fn list_members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<Member<'a>> {
-    let lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<Member<'a>> {
+    let members = list_members(headers, name);
+    members.map(|member| Some(Cow::Borrowed(member))).collect()
+}
+
+/// The members of a list field, from right to left. Empty members do not count (RFC 9110 §5.6.1.2).
+fn list_members<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let lines = headers
+        .get_all(name)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .rev();
     lines
-        .flat_map(|line| line.split(|byte| *byte == b','))
+        .flat_map(|line| line.rsplit(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|member| !member.is_empty())
-        .map(|member| Some(Cow::Borrowed(member)))
-        .collect()
 }
 
-/// A parameter of each element of `Forwarded` (RFC 7239 §4). Empty elements do not count.
-fn forwarded_members<'a>(headers: &'a HeaderMap, parameter: &str) -> Vec<Member<'a>> {
-    let mut members = Vec::new();
-    for line in headers.get_all(FORWARDED) {
-        match split_unquoted(line.as_bytes(), b',') {
-            Some(elements) => {
-                let elements = elements.into_iter().filter(|element| !element.is_empty());
-                members.extend(elements.map(|element| parameter_of(element, parameter)));
-            }
-            // An unclosed quote: it is unknown where the elements of this line end.
-            None => members.push(None),
+/// A parameter of each element of `Forwarded` (RFC 7239 §4), from right to left. Empty elements do not
+/// count.
+fn forwarded_members<'a>(
+    headers: &'a HeaderMap,
+    parameter: &'static str,
+) -> impl Iterator<Item = Member<'a>> + use<'a> {
+    let lines = headers.get_all(FORWARDED).iter().rev();
+    lines.flat_map(move |line| match split_unquoted(line.as_bytes(), b',') {
+        Some(elements) => {
+            let elements = elements.into_iter().rev();
+            let elements = elements.filter(|element| !element.is_empty());
+            elements
+                .map(|element| parameter_of(element, parameter))
+                .collect()
         }
-    }
-    members
+        // An unclosed quote: it is unknown where the elements of this line end.
+        None => vec![None],
+    })
 }
 
 /// The value of a parameter. One that appears twice is ambiguous (RFC 7239 §4 forbids it).
@@ -293,30 +313,76 @@ mod tests {
                 "forwarded" => ProxyFields::Forwarded,
                 _ => ProxyFields::XForwarded,
             };
-            let found: Vec<String> = fields
-                .addresses(&headers(&lines))
-                .into_iter()
-                .map(|address| address.map_or_else(|| "?".into(), |address| address.to_string()))
-                .collect();
+            let mut found: Vec<String> = Vec::new();
+            fields.visit_addresses(&headers(&lines), |address| {
+                found.push(address.map_or_else(|| "?".into(), |address| address.to_string()));
+                true
+            });
+            found.reverse();
             assert_eq!(found.join(" "), expected, "{lines:?}");
         }
     }
 
     #[test]
-    fn host_is_that_of_the_last_proxy() {
-        let both = headers(&[
-            ("x-forwarded-host", b"evil.example, api.example.com"),
+    fn host_is_that_of_the_proxy_next_to_the_client() {
+        let x_forwarded = |line: &'static str, hops| {
+            ProxyFields::XForwarded.host(&headers(&[("x-forwarded-host", line.as_bytes())]), hops)
+        };
+        for (line, hops, host) in [
+            ("evil.example, api.example.com", 0, Some("api.example.com")),
             (
-                "forwarded",
-                b"host=evil.example, for=_a;host=\"api.example.com:8443\"",
+                "api.example.com, inner.internal",
+                1,
+                Some("api.example.com"),
             ),
+            (
+                "evil.example, api.example.com, inner.internal",
+                1,
+                Some("api.example.com"),
+            ),
+            ("api.example.com", 1, Some("api.example.com")),
+            ("api.example.com,", 0, Some("api.example.com")),
+            ("", 0, None),
+        ] {
+            assert_eq!(x_forwarded(line, hops).as_deref(), host, "{line} {hops}");
+        }
+        let forwarded = |line: &'static str, hops| {
+            ProxyFields::Forwarded.host(&headers(&[("forwarded", line.as_bytes())]), hops)
+        };
+        for (line, hops, host) in [
+            (
+                "host=evil.example, for=_a;host=\"api.example.com:8443\"",
+                0,
+                Some("api.example.com:8443"),
+            ),
+            (
+                "for=_a;host=api.example.com, for=_b;host=inner.internal",
+                1,
+                Some("api.example.com"),
+            ),
+            (
+                "for=_a;host=api.example.com, for=_b",
+                1,
+                Some("api.example.com"),
+            ),
+            ("host=evil.example, for=_b", 0, None),
+            ("for=_a;host=api.example.com", 1, None),
+        ] {
+            assert_eq!(forwarded(line, hops).as_deref(), host, "{line} {hops}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_visited_from_the_right_and_no_further_than_asked() {
+        let all = headers(&[
+            ("x-forwarded-for", b"a, b, 192.0.2.1"),
+            ("x-forwarded-for", b"192.0.2.2"),
         ]);
-        let x_forwarded = ProxyFields::XForwarded.host(&both);
-        assert_eq!(x_forwarded.as_deref(), Some("api.example.com"));
-        let forwarded = ProxyFields::Forwarded.host(&both);
-        assert_eq!(forwarded.as_deref(), Some("api.example.com:8443"));
-        let none = headers(&[("forwarded", b"host=a.example, for=192.0.2.1")]);
-        assert_eq!(ProxyFields::Forwarded.host(&none), None);
-        assert_eq!(ProxyFields::XForwarded.host(&none), None);
+        let mut visited = 0;
+        ProxyFields::XForwarded.visit_addresses(&all, |address| {
+            visited += 1;
+            address == "192.0.2.2".parse().ok()
+        });
+        assert_eq!(visited, 2);
     }
 }

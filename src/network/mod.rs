@@ -41,18 +41,19 @@
 //!
 //! # Mistakes that the log reports
 //!
-//! Each of these is reported once per [`ClientIp`], at level `WARN` with the target
-//! `tollgate::network`:
+//! Each of these is reported once per [`ClientIp`], and once per layer where none is configured, at
+//! level `WARN` with the target `tollgate::network`:
 //! - a request with `X-Forwarded-For` or `Forwarded` from a peer that is not a trusted proxy,
 //! - a request from a trusted proxy that writes the other of these two fields,
 //! - a server that does not say what the peer address is.
 
 mod forwarded;
+mod origin;
 mod peer;
-mod special;
+pub(crate) mod special;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -63,11 +64,13 @@ use ipnet::IpNet;
 use crate::config::{ConfigError, literal};
 
 use forwarded::ProxyFields;
-pub(crate) use special::{is_for_special_purposes, unwrap_nat64_block};
+pub(crate) use origin::Origin;
+use special::unwrap_nat64;
 
 /// The transport of a request: TLS or cleartext.
 ///
-/// Insert it into the extensions of a request where the server knows.
+/// Insert it into the extensions of a request where the server knows, outside of the layers of this
+/// crate. Behind a trusted proxy the statement of the proxy counts.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[expect(
     clippy::exhaustive_enums,
@@ -124,7 +127,8 @@ type ReadPeer = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 #[derive(Default)]
 struct Reported {
     no_peer: AtomicBool,
-    fields: AtomicBool,
+    untrusted: AtomicBool,
+    other_field: AtomicBool,
 }
 
 impl Default for ClientIp {
@@ -237,39 +241,52 @@ impl ClientIp {
             None => peer::address(&request.extensions),
         };
         let peer = peer.map(|peer| peer.to_canonical());
-        let proxy = peer
+        let fields = peer
             .is_some_and(|peer| self.is_trusted(peer))
             .then_some(self.fields);
         if let Some(peer) = peer {
-            self.report_unread_fields(request, peer, proxy);
+            self.report_unread_fields(request, peer, fields);
         }
-        let walked = peer.and_then(|peer| match proxy {
-            Some(fields) => self.walk(peer, fields, &request.headers),
-            None => Some(peer),
+        let proxy = peer.zip(fields).map(|(peer, fields)| {
+            let walked = self.walk(peer, fields, &request.headers);
+            (fields, walked)
         });
-        let address = walked.or(peer).map(unwrap_nat64);
-        let (transport, is_explicit) = transport(request, proxy);
+        let client = match &proxy {
+            Some((_, walked)) => walked.map(|(client, _)| client),
+            None => peer,
+        };
+        let address = client.or(peer).map(unwrap_nat64);
         Client {
             address,
             network: address.map(|address| self.network(address)),
-            is_certain: walked.is_some(),
-            is_loopback: walked.is_some_and(|client| client.is_loopback()),
-            transport,
-            is_explicit,
-            proxy,
+            is_certain: client.is_some(),
+            is_loopback: [client, peer]
+                .iter()
+                .all(|each| each.is_some_and(|ip| ip.is_loopback())),
+            peer,
+            proxy: proxy.map(|(fields, walked)| {
+                let hops = walked.map(|(_, hops)| hops);
+                let said = transport(&fields.protocols(&request.headers), hops);
+                Proxy { fields, hops, said }
+            }),
         }
     }
 
-    /// Walks from the peer to the client. Returns `None` if an entry on the way is not an address.
-    fn walk(&self, peer: IpAddr, fields: ProxyFields, headers: &HeaderMap) -> Option<IpAddr> {
-        let mut client = peer;
-        for entry in fields.addresses(headers).into_iter().rev() {
-            client = entry?.to_canonical();
-            if !self.is_trusted(client) {
-                break;
-            }
-        }
-        Some(client)
+    /// Walks from the peer to the client. Returns the client, and the number of trusted proxies between
+    /// the peer and the client, or `None` if an entry on the way is not an address.
+    fn walk(
+        &self,
+        peer: IpAddr,
+        fields: ProxyFields,
+        headers: &HeaderMap,
+    ) -> Option<(IpAddr, usize)> {
+        let (mut walked, mut hops) = (Some(peer), None);
+        fields.visit_addresses(headers, |entry| {
+            hops = Some(hops.map_or(0, |hops: usize| hops + 1));
+            walked = entry.map(|entry| entry.to_canonical());
+            walked.is_some_and(|client| self.is_trusted(client))
+        });
+        walked.map(|client| (client, hops.unwrap_or(0)))
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
@@ -282,30 +299,33 @@ impl ClientIp {
         if is_first(&self.reported.no_peer) {
             tracing::warn!(
                 target: "tollgate::network",
-                "no peer address in the request: clients cannot be told apart by address; with \
-                 axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`; with \
+                "no peer address in the request: clients cannot be told apart by address, and \
+                 AuthFailureLimitLayer limits none of them; with axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`; with \
                  other servers, insert a `SocketAddr` into the request extensions or set \
                  `ClientIp::peer_from`"
             );
         }
     }
 
-    fn report_unread_fields(&self, request: &Parts, peer: IpAddr, proxy: Option<ProxyFields>) {
-        if self.reported.fields.load(Ordering::Relaxed) {
+    fn report_unread_fields(&self, request: &Parts, peer: IpAddr, fields: Option<ProxyFields>) {
+        let reported = match fields {
+            None => &self.reported.untrusted,
+            Some(_) => &self.reported.other_field,
+        };
+        if reported.load(Ordering::Relaxed)
+            || fields.is_some_and(|fields| fields.are_in(&request.headers))
+        {
             return;
         }
-        let unread = [ProxyFields::XForwarded, ProxyFields::Forwarded]
-            .into_iter()
-            .find(|fields| fields.are_in(&request.headers));
-        let (Some(unread), false) = (unread, proxy.is_some_and(|it| it.are_in(&request.headers)))
-        else {
+        let mut known = [ProxyFields::XForwarded, ProxyFields::Forwarded].into_iter();
+        let Some(unread) = known.find(|fields| fields.are_in(&request.headers)) else {
             return;
         };
-        if !is_first(&self.reported.fields) {
+        if !is_first(reported) {
             return;
         }
         let field = unread.name();
-        match proxy {
+        match fields {
             None => tracing::warn!(
                 target: "tollgate::network", %peer, %field,
                 "the peer sent a proxy field and is not a trusted proxy: all clients behind it are \
@@ -338,14 +358,31 @@ pub(crate) struct Client {
     pub(crate) network: Option<IpNet>,
     /// Set if each entry of the proxy field on the way to the client was an address.
     is_certain: bool,
-    /// Set if the client is known to be on this machine.
+    /// Set if the client and the peer are known to be on this machine.
     pub(crate) is_loopback: bool,
-    /// `None` if nobody said, or the trusted proxy said something unreadable.
-    pub(crate) transport: Option<Transport>,
-    /// Set if the trusted proxy itself or the application has stated the transport.
-    is_explicit: bool,
-    /// The fields of the trusted proxy that the request came through, if it did.
-    proxy: Option<ProxyFields>,
+    peer: Option<IpAddr>,
+    /// The trusted proxy that the request came through.
+    proxy: Option<Proxy>,
+}
+
+/// The statements of the trusted proxies about the client.
+#[derive(Clone, Copy, Debug)]
+struct Proxy {
+    fields: ProxyFields,
+    /// The number of trusted proxies between the peer and the client. `None` if that is unknown.
+    hops: Option<usize>,
+    said: Option<Said>,
+}
+
+/// A statement about the transport between the client and the proxy next to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Said {
+    Tls,
+    /// Said by the proxy that the client was connected to.
+    Plain,
+    /// Perhaps about the connection between two proxies.
+    PerhapsPlain,
+    Unreadable,
 }
 
 impl Client {
@@ -355,15 +392,67 @@ impl Client {
         self.address.filter(|_| self.is_certain)
     }
 
+    pub(crate) const fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// Returns the transport, or `None` if nobody said, or the trusted proxy said something unreadable.
+    ///
+    /// A trusted proxy decides for requests that come through it: the connection to the proxy may be
+    /// encrypted and yet carry what reached the proxy in cleartext, and the other way round.
+    pub(crate) fn transport(&self, request: &Parts) -> Option<Transport> {
+        match self.proxy.and_then(|proxy| proxy.said) {
+            Some(Said::Tls) => Some(Transport::Tls),
+            Some(Said::Plain | Said::PerhapsPlain) => Some(Transport::Plain),
+            Some(Said::Unreadable) => None,
+            None => connection(request),
+        }
+    }
+
     /// Returns whether a trusted party has explicitly said that the request came in cleartext.
     /// Irreversible actions need this.
-    pub(crate) fn is_explicitly_plain(&self) -> bool {
-        self.is_explicit && self.transport == Some(Transport::Plain)
+    ///
+    /// Behind a proxy the application can only know about the connection to the proxy.
+    pub(crate) fn is_explicitly_plain(&self, request: &Parts) -> bool {
+        match self.proxy {
+            Some(proxy) => proxy.said == Some(Said::Plain),
+            None => request.extensions.get() == Some(&Transport::Plain),
+        }
+    }
+
+    /// Returns why the transport of a request is unknown, and the fix.
+    pub(crate) fn transport_problem(&self, request: &Parts) -> &'static str {
+        let is_forwarded = [ProxyFields::XForwarded, ProxyFields::Forwarded]
+            .iter()
+            .any(|fields| !fields.protocols(&request.headers).is_empty());
+        match (self.peer, self.proxy.map(|proxy| proxy.fields)) {
+            (_, Some(ProxyFields::XForwarded)) => {
+                "the trusted proxy did not say `https`, `wss`, `http` or `ws` in X-Forwarded-Proto; \
+                 with nginx: `proxy_set_header X-Forwarded-Proto $scheme`"
+            }
+            (_, Some(ProxyFields::Forwarded)) => {
+                "the trusted proxy did not say `proto=https` or `proto=http` in Forwarded"
+            }
+            (None, None) if is_forwarded => {
+                "the request has no peer address, so that no proxy can be trusted; with axum, serve \
+                 with `into_make_service_with_connect_info::<SocketAddr>()`"
+            }
+            (Some(_), None) if is_forwarded => {
+                "the peer is not a trusted proxy, so that its header is not believed; if it is your \
+                 proxy, add it to `ClientIp::trusted_proxies`"
+            }
+            (_, None) => {
+                "the server does not say whether the connection is encrypted; insert `Transport` into \
+                 the request extensions, or call `HttpsOnlyLayer::assume`"
+            }
+        }
     }
 
     /// The host that the client addressed, as a trusted proxy reports it, else as the request does.
     pub(crate) fn requested_host(&self, request: &Parts) -> Option<String> {
-        let forwarded = self.proxy.and_then(|fields| fields.host(&request.headers));
+        let forwarded = self
+            .proxy
+            .and_then(|proxy| proxy.fields.host(&request.headers, proxy.hops.unwrap_or(0)));
         forwarded
             .or_else(|| request.uri.authority().map(ToString::to_string))
             .or_else(|| {
@@ -371,13 +460,6 @@ impl Client {
                 host.to_str().ok().map(Into::into)
             })
     }
-}
-
-/// The address of a client, and its network if a layer has resolved it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin {
-    address: Option<IpAddr>,
-    network: Option<IpNet>,
 }
 
 /// A layer's setting for the client: its own, or what a layer outside has resolved.
@@ -418,38 +500,11 @@ impl ClientSetting {
         client
     }
 
-    /// Takes from a request what [`ClientSetting::network_of`] needs when the request is gone.
-    pub(crate) fn origin(&self, request: &Parts) -> Origin {
-        if let Some(client) = request.extensions.get::<Client>() {
-            return Origin {
-                address: client.address,
-                network: client.network,
-            };
-        }
-        let address = peer::address(&request.extensions).map(|peer| peer.to_canonical());
-        if let Some(peer) = address {
-            self.peer.report_unread_fields(request, peer, None);
-        }
-        Origin {
-            address,
-            network: None,
-        }
-    }
-
-    /// Returns the network that the client is counted in. Reports if its address is unknown.
-    pub(crate) fn network_of(&self, origin: Origin) -> Option<IpNet> {
-        if origin.address.is_none() {
-            self.own.as_ref().unwrap_or(&self.peer).report_no_peer();
-        }
-        let by_peer = || Some(self.peer.network(origin.address?));
-        origin.network.or_else(by_peer)
-    }
-
     /// Returns the transport for statistics, without looking for the address of the peer if no layer
     /// is configured.
     pub(crate) fn transport(request: &Parts) -> Option<Transport> {
         match request.extensions.get::<Client>() {
-            Some(client) => client.transport,
+            Some(client) => client.transport(request),
             None => connection(request),
         }
     }
@@ -468,15 +523,14 @@ fn is_first(flag: &AtomicBool) -> bool {
     !flag.load(Ordering::Relaxed) && !flag.swap(true, Ordering::Relaxed)
 }
 
-/// Returns the transport, and whether a trusted party itself stated it.
+/// Returns the statement about the client out of those of the trusted proxies, from right to left.
 ///
-/// A trusted proxy decides for requests that come through it: the connection to the proxy may be
-/// encrypted and yet carry what reached the proxy in cleartext, and the other way round.
-fn transport(request: &Parts, proxy: Option<ProxyFields>) -> (Option<Transport>, bool) {
-    let said = proxy
-        .map(|fields| fields.protocols(&request.headers))
-        .unwrap_or_default();
-    let protocol = |name: &[u8]| {
+/// The proxy that is `hops` proxies away from the peer was connected to the client. A list that is
+/// shorter was not extended by each proxy. Members beyond may have been written by the client: they
+/// count only against it.
+fn transport(protocols: &[forwarded::Member<'_>], hops: Option<usize>) -> Option<Said> {
+    let protocol = |member: &forwarded::Member<'_>| {
+        let name = member.as_deref()?;
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         if is(b"https") || is(b"wss") {
             Some(Transport::Tls)
@@ -486,43 +540,27 @@ fn transport(request: &Parts, proxy: Option<ProxyFields>) -> (Option<Transport>,
             None
         }
     };
-    let mut said = said.iter().map(|member| protocol(member.as_deref()?));
-    // The last member was written by the proxy itself, the others perhaps by the client.
-    if let Some(last) = said.next_back() {
-        let all_agree = said.all(|other| other == last);
-        return match last {
-            Some(Transport::Plain) => (last, true),
-            _ if all_agree => (last, last.is_some()),
-            _ => (None, false),
-        };
-    }
-    // Behind a proxy the application can only know about the connection to the proxy.
-    let is_explicit = proxy.is_none() && request.extensions.get::<Transport>().is_some();
-    (connection(request), is_explicit)
+    let last = protocols.len().checked_sub(1)?;
+    let at = hops.unwrap_or(0).min(last);
+    let is_of_the_client = hops == Some(at);
+    Some(match protocol(&protocols[at]) {
+        Some(Transport::Tls) => {
+            let mut beyond = protocols[at + 1..].iter();
+            match beyond.all(|member| protocol(member) == Some(Transport::Tls)) {
+                true => Said::Tls,
+                false => Said::Unreadable,
+            }
+        }
+        Some(Transport::Plain) if is_of_the_client => Said::Plain,
+        Some(Transport::Plain) => Said::PerhapsPlain,
+        None => Said::Unreadable,
+    })
 }
 
 /// Returns the transport of the connection, as the server says.
 fn connection(request: &Parts) -> Option<Transport> {
     let inserted = request.extensions.get::<Transport>().copied();
     inserted.or_else(|| peer::transport(&request.extensions))
-}
-
-/// Returns the IPv4 address that a NAT64 has put into `64:ff9b::/96`, if it is one of the Internet,
-/// and any other address as it is (RFC 6052 §2.1 and §3.1).
-fn unwrap_nat64(address: IpAddr) -> IpAddr {
-    let address = address.to_canonical();
-    let IpAddr::V6(v6) = address else {
-        return address;
-    };
-    let [0x64, 0xff9b, 0, 0, 0, 0, high, low] = v6.segments() else {
-        return address;
-    };
-    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-    let v4 = Ipv4Addr::new(a, b, c, d);
-    if is_for_special_purposes(v4) {
-        return address;
-    }
-    v4.into()
 }
 
 /// Parses a CIDR block or a single address. IPv4 in IPv6 is IPv4. `setting` starts the error text.
@@ -766,7 +804,10 @@ mod tests {
                 request.extensions.insert(inserted);
             }
             let client = client_ip.resolve(&request);
-            (client.transport, client.is_explicitly_plain())
+            (
+                client.transport(&request),
+                client.is_explicitly_plain(&request),
+            )
         };
         let (tls, plain) = (Some(Transport::Tls), Some(Transport::Plain));
         for (value, transport, is_explicitly_plain) in [
@@ -805,6 +846,84 @@ mod tests {
         assert_eq!(resolve("9.9.9.9", "http", tls), (tls, false));
     }
 
+    /// `X-Forwarded-For` says how many trusted proxies there are between the peer and the client.
+    #[test]
+    fn transport_is_that_of_the_connection_of_the_client() {
+        let client_ip = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+        let forwarded = client_ip.clone().forwarded();
+        let (tls, plain) = (Some(Transport::Tls), Some(Transport::Plain));
+        for (addresses, protocols, transport, is_explicitly_plain) in [
+            ("203.0.113.7", "http", plain, true),
+            ("203.0.113.7, 10.0.0.2", "https, http", tls, false),
+            ("203.0.113.7, 10.0.0.2", "http, https", plain, true),
+            ("203.0.113.7, 10.0.0.2", "http, http", plain, true),
+            // One value for both: about either connection.
+            ("203.0.113.7, 10.0.0.2", "https", tls, false),
+            ("203.0.113.7, 10.0.0.2", "http", plain, false),
+            ("203.0.113.7, 10.0.0.2", "http, https, http", None, false),
+            ("203.0.113.7, 10.0.0.2", "garbage, https", None, false),
+            ("203.0.113.7, garbage", "http", plain, false),
+            ("203.0.113.7, garbage", "https, http", plain, false),
+        ] {
+            let fields: &[(&'static str, &[u8])] = &[
+                ("x-forwarded-for", addresses.as_bytes()),
+                ("x-forwarded-proto", protocols.as_bytes()),
+            ];
+            let request = request("10.0.0.1", fields);
+            let client = client_ip.resolve(&request);
+            let found = (
+                client.transport(&request),
+                client.is_explicitly_plain(&request),
+            );
+            assert_eq!(
+                found,
+                (transport, is_explicitly_plain),
+                "{addresses} {protocols}"
+            );
+        }
+        for (line, transport, is_explicitly_plain) in [
+            (
+                "for=203.0.113.7;proto=https, for=10.0.0.2;proto=http",
+                tls,
+                false,
+            ),
+            (
+                "for=203.0.113.7;proto=http, for=10.0.0.2;proto=https",
+                plain,
+                true,
+            ),
+            ("for=203.0.113.7, for=10.0.0.2;proto=https", None, false),
+        ] {
+            let fields: &[(&'static str, &[u8])] = &[("forwarded", line.as_bytes())];
+            let request = request("10.0.0.1", fields);
+            let client = forwarded.resolve(&request);
+            let found = (
+                client.transport(&request),
+                client.is_explicitly_plain(&request),
+            );
+            assert_eq!(found, (transport, is_explicitly_plain), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_a_client_of_this_machine_is_local() {
+        let remote = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+        let local = ClientIp::new().trusted_proxies(["127.0.0.0/8"]);
+        for (client_ip, peer, addresses, is_loopback) in [
+            (&remote, "127.0.0.1", "", true),
+            (&remote, "::1", "", true),
+            (&remote, "10.0.0.1", "127.0.0.1", false),
+            (&remote, "10.0.0.1", "127.0.0.1, 10.0.0.2", false),
+            (&local, "127.0.0.1", "127.0.0.1", true),
+            (&local, "127.0.0.1", "203.0.113.7", false),
+            (&local, "127.0.0.1", "203.0.113.7, garbage", false),
+        ] {
+            let fields: &[(&'static str, &[u8])] = &[("x-forwarded-for", addresses.as_bytes())];
+            let client = client_ip.resolve(&request(peer, fields));
+            assert_eq!(client.is_loopback, is_loopback, "{peer} {addresses}");
+        }
+    }
+
     #[test]
     fn transport_in_forwarded_needs_the_parameter_of_the_proxy() {
         let client_ip = ClientIp::new().trusted_proxies(["10.0.0.0/8"]).forwarded();
@@ -814,14 +933,19 @@ mod tests {
             ("for=203.0.113.1;proto=\"wss\"", tls, false),
             ("for=203.0.113.1;Proto=WS", plain, true),
             ("for=203.0.113.1", None, false),
-            ("for=203.0.113.1;proto=https, for=10.0.0.2", None, false),
-            ("proto=http, proto=https", None, false),
+            ("for=203.0.113.1;proto=https, for=10.0.0.2", tls, false),
+            ("proto=http, for=203.0.113.1;proto=https", None, false),
+            ("for=203.0.113.1;proto=http, proto=https", None, false),
             ("proto=https;proto=http", None, false),
             ("proto=\"http", None, false),
         ] {
             let fields: &[(&'static str, &[u8])] = &[("forwarded", line.as_bytes())];
-            let client = client_ip.resolve(&request("10.0.0.1", fields));
-            let found = (client.transport, client.is_explicitly_plain());
+            let request = request("10.0.0.1", fields);
+            let client = client_ip.resolve(&request);
+            let found = (
+                client.transport(&request),
+                client.is_explicitly_plain(&request),
+            );
             assert_eq!(found, (transport, is_explicitly_plain), "{line}");
         }
     }

@@ -1,6 +1,6 @@
-//! IPv4 networks for special purposes (RFC 6890), and blocks of NAT64 addresses.
+//! IPv4 networks for special purposes (RFC 6890), and NAT64 addresses.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -23,6 +23,24 @@ const SPECIAL: [Ipv4Net; 10] = [
 /// Returns whether an IPv4 address is never that of a host on the Internet.
 pub(crate) fn is_for_special_purposes(ip: Ipv4Addr) -> bool {
     SPECIAL.iter().any(|network| network.contains(&ip))
+}
+
+/// Returns the IPv4 address that a NAT64 has put into `64:ff9b::/96`, if it is one of the Internet,
+/// and any other address as it is (RFC 6052 §2.1 and §3.1).
+pub(super) fn unwrap_nat64(address: IpAddr) -> IpAddr {
+    let address = address.to_canonical();
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    let [0x64, 0xff9b, 0, 0, 0, 0, high, low] = v6.segments() else {
+        return address;
+    };
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    let v4 = Ipv4Addr::new(a, b, c, d);
+    if is_for_special_purposes(v4) {
+        return address;
+    }
+    v4.into()
 }
 
 /// Returns the block that clients in `network` are in once the addresses of a NAT64 are replaced with

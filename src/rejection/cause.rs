@@ -33,6 +33,8 @@ causes! {
     NothingShown = "nothing_shown",
     /// Only schemes that are not accepted were shown.
     OtherScheme = "other_scheme",
+    /// `Authorization` has one word only: perhaps a credential without a scheme.
+    NoScheme = "no_scheme",
     /// One carrier appears more than once.
     CarrierRepeated = "carrier_repeated",
     /// Several carriers have a credential.
@@ -45,7 +47,7 @@ causes! {
     NotToken68 = "not_token68",
     /// `Basic` credentials are not a user name with an empty password.
     NotBasicUserName = "not_basic_user_name",
-    /// A cookie was sent by another site on an unsafe method.
+    /// Another site made a request with a cookie that may change something or opens a connection.
     CrossSite = "cross_site",
     /// A credential stands in the URI.
     InUri = "in_uri",
@@ -129,8 +131,10 @@ causes! {
     TooManyVerifications = "too_many_verifications",
     /// The network of the client has too many failed credentials.
     NetworkThrottled = "network_throttled",
-    /// Nothing says that the request came over TLS.
+    /// The request came in cleartext.
     PlainTransport = "plain_transport",
+    /// Nothing trustworthy says whether the request came over TLS.
+    TransportUnknown = "transport_unknown",
     /// A required scope is missing.
     ScopeMissing = "scope_missing",
     /// A required role, kind, tenant or attribute is missing.

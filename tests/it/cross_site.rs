@@ -159,6 +159,60 @@ async fn origin_is_compared_with_the_host_as_rfc_6454_says() {
     }
 }
 
+/// The first proxy was asked for the host that the client knows, the second one for an inner one.
+#[tokio::test]
+async fn host_behind_two_proxies_is_that_of_the_outer_one() {
+    let (layer, key) = layer().await;
+    let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+    let x_forwarded = layer.clone().client_ip(proxies.clone()).layer(who());
+    let forwarded = layer.client_ip(proxies.forwarded()).layer(who());
+    let origin = ("origin", "https://api.example.com");
+    let proxy: SocketAddr = "10.0.0.1:4711".parse().unwrap();
+    for host in ["api.example.com, inner.internal", "api.example.com"] {
+        let fields = [
+            origin,
+            ("host", "inner.internal"),
+            ("x-forwarded-for", "203.0.113.7, 10.0.0.2"),
+            ("x-forwarded-host", host),
+        ];
+        let mut request = request("POST", &key, &fields);
+        request.extensions_mut().insert(proxy);
+        assert_eq!(send(&x_forwarded, request).await.status, 200, "{host}");
+    }
+    for line in [
+        "for=203.0.113.7;host=api.example.com, for=10.0.0.2;host=inner.internal",
+        "for=203.0.113.7;host=api.example.com, for=10.0.0.2",
+    ] {
+        let fields = [origin, ("host", "inner.internal"), ("forwarded", line)];
+        let mut request = request("POST", &key, &fields);
+        request.extensions_mut().insert(proxy);
+        assert_eq!(send(&forwarded, request).await.status, 200, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn application_with_a_scheme_of_its_own_is_another_origin() {
+    let (layer, key) = layer().await;
+    for (origin, host) in [
+        ("capacitor://localhost", "localhost"),
+        ("ionic://localhost", "localhost"),
+        ("ftp://api.example.com", "api.example.com"),
+        ("chrome-extension://abcdef", "abcdef"),
+    ] {
+        let fields = [("origin", origin), ("host", host)];
+        let answer = send(&layer.clone().layer(who()), request("POST", &key, &fields)).await;
+        assert_eq!(answer.status, 403, "{origin}");
+    }
+    let trusting = layer
+        .trusted_origins(["capacitor://localhost"])
+        .layer(who());
+    let fields = [("origin", "capacitor://localhost"), ("host", "localhost")];
+    assert_eq!(
+        send(&trusting, request("POST", &key, &fields)).await.status,
+        200
+    );
+}
+
 #[tokio::test]
 async fn page_in_cleartext_is_not_the_origin_of_an_api_over_tls() {
     let (layer, key) = layer().await;

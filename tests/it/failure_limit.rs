@@ -110,7 +110,10 @@ async fn only_a_wrong_secret_is_charged() {
 async fn guesses_at_once_are_no_way_around_it_and_slow_handlers_are_no_guesses() {
     let clock = clock();
     let keys = keys_over(Scripted::new(Script::Later));
-    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let mut good = Vec::new();
+    for owner in 0..10 {
+        good.push(issue(&keys, NewKey::for_owner(format!("owner-{owner}"))).await);
+    }
     let throttle = AuthFailureLimitLayer::failures_per_minute(6)
         .burst(3)
         .clock(clock.clone());
@@ -127,16 +130,13 @@ async fn guesses_at_once_are_no_way_around_it_and_slow_handlers_are_no_guesses()
     let guess = guess().await;
     let guesses = (0..10).map(|_| send(&service, from("192.0.2.7", &guess)));
     let answers = futures_util::future::join_all(guesses).await;
-    assert_eq!(
-        answers.iter().filter(|answer| answer.status == 401).count(),
-        3
-    );
+    let count = |status: u16| answers.iter().filter(|each| each.status == status).count();
+    assert_eq!((count(401), count(429)), (3, 7));
 
-    // Ten that are in the handler at once, from a network with a clean slate: the charge
-    // was given back when the door had found the caller good.
+    // Ten that are in the handler at once: a place is free again once the caller is known.
     let mut inside = Vec::new();
-    for _ in 0..10 {
-        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.9", &good)));
+    for key in &good {
+        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.9", key)));
         for _ in 0..2 {
             assert!(futures_util::poll!(&mut call).is_pending());
         }
@@ -147,14 +147,21 @@ async fn guesses_at_once_are_no_way_around_it_and_slow_handlers_are_no_guesses()
     }
 }
 
-/// A handler that never answers.
-fn hanging() -> impl Service<
+/// A handler that counts its requests and never answers.
+fn counting(
+    handled: &std::sync::Arc<std::sync::atomic::AtomicUsize>,
+) -> impl Service<
     Request<()>,
     Response = http::Response<http_body_util::Full<bytes::Bytes>>,
     Error = std::convert::Infallible,
     Future: Send,
-> + Clone {
-    tower::service_fn(|_: Request<()>| std::future::pending())
+> + Clone
++ use<> {
+    let handled = handled.clone();
+    tower::service_fn(move |_: Request<()>| {
+        handled.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        std::future::pending()
+    })
 }
 
 fn anonymous(peer: &str) -> Request<()> {
@@ -167,9 +174,10 @@ fn anonymous(peer: &str) -> Request<()> {
 
 #[tokio::test]
 async fn anonymous_callers_are_no_guesses_while_their_handlers_run() {
-    let clock = clock();
+    let (clock, handled) = (clock(), std::sync::Arc::default());
     let keys = keys_over(MemoryKeys::new());
-    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let alice = issue(&keys, NewKey::for_owner("alice")).await;
+    let bob = issue(&keys, NewKey::for_owner("bob")).await;
     let service = ServiceBuilder::new()
         .layer(
             AuthFailureLimitLayer::failures_per_minute(6)
@@ -177,15 +185,23 @@ async fn anonymous_callers_are_no_guesses_while_their_handlers_run() {
                 .clock(clock),
         )
         .layer(AuthLayer::new(keys).optional())
-        .service(hanging());
+        .service(counting(&handled));
     let mut inside = Vec::new();
     for _ in 0..5 {
         let mut call = Box::pin(service.clone().oneshot(anonymous("192.0.2.7")));
         assert!(futures_util::poll!(&mut call).is_pending());
         inside.push(call);
     }
-    let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", &good)));
-    assert!(futures_util::poll!(&mut call).is_pending(), "it is let in");
+    for key in [&alice, &bob] {
+        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", key)));
+        assert!(futures_util::poll!(&mut call).is_pending());
+        inside.push(call);
+    }
+    assert_eq!(
+        handled.load(std::sync::atomic::Ordering::SeqCst),
+        7,
+        "each is let in"
+    );
 }
 
 #[tokio::test]
@@ -212,10 +228,14 @@ async fn a_wrong_secret_at_a_second_door_is_charged_too() {
 }
 
 #[tokio::test]
-async fn throttles_behind_one_another_are_each_given_back_what_they_charged() {
+async fn nested_limits_charge_failures_only() {
     let clock = clock();
     let keys = keys_over(MemoryKeys::new());
-    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let mut good = Vec::new();
+    for owner in 0..10 {
+        good.push(issue(&keys, NewKey::for_owner(format!("owner-{owner}"))).await);
+    }
+    let handled = std::sync::Arc::default();
     let throttle = |prefix| {
         AuthFailureLimitLayer::failures_per_minute(6)
             .burst(3)
@@ -229,13 +249,14 @@ async fn throttles_behind_one_another_are_each_given_back_what_they_charged() {
             .layer(AuthLayer::new(keys.clone()))
             .service(inner)
     };
-    let service = stack(tower::util::BoxCloneService::new(hanging()));
+    let service = stack(tower::util::BoxCloneService::new(counting(&handled)));
     let mut inside = Vec::new();
-    for _ in 0..10 {
-        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", &good)));
+    for key in &good {
+        let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", key)));
         assert!(futures_util::poll!(&mut call).is_pending());
         inside.push(call);
     }
+    assert_eq!(handled.load(std::sync::atomic::Ordering::SeqCst), 10);
     // And both are charged for a guess: the outer one for those of its whole network.
     let service = stack(tower::util::BoxCloneService::new(who()));
     let guess = guess().await;
@@ -250,24 +271,26 @@ async fn throttles_behind_one_another_are_each_given_back_what_they_charged() {
 }
 
 #[tokio::test]
-async fn a_handler_that_keeps_the_request_does_not_keep_the_charge() {
-    let clock = clock();
+async fn handler_that_keeps_the_request_keeps_no_place() {
+    let keys = keys_over(MemoryKeys::new());
+    let mut good = Vec::new();
+    for owner in 0..10 {
+        good.push(issue(&keys, NewKey::for_owner(format!("owner-{owner}"))).await);
+    }
     let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let keeper = kept.clone();
+    let limit = AuthFailureLimitLayer::failures_per_minute(6).burst(1);
     let service = ServiceBuilder::new()
-        .layer(
-            AuthFailureLimitLayer::failures_per_minute(6)
-                .burst(3)
-                .clock(clock),
-        )
+        .layer(limit.clock(clock()))
+        .layer(AuthLayer::new(keys))
         .service_fn(move |request: Request<()>| {
             keeper.lock().unwrap().push(request.extensions().clone());
             std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
                 http_body_util::Full::<bytes::Bytes>::default(),
             )))
         });
-    for _ in 0..10 {
-        assert_eq!(send(&service, anonymous("192.0.2.7")).await.status, 200);
+    for key in &good {
+        assert_eq!(send(&service, from("192.0.2.7", key)).await.status, 200);
     }
     assert_eq!(kept.lock().unwrap().len(), 10);
 }
@@ -275,7 +298,8 @@ async fn a_handler_that_keeps_the_request_does_not_keep_the_charge() {
 #[tokio::test]
 async fn a_client_that_goes_away_is_not_charged() {
     let clock = clock();
-    let keys = keys_over(Scripted::new(Script::Hangs));
+    let store = Scripted::new(Script::Hangs);
+    let keys = keys_over(store.clone());
     let throttle = AuthFailureLimitLayer::failures_per_minute(6)
         .burst(1)
         .clock(clock.clone());
@@ -288,6 +312,7 @@ async fn a_client_that_goes_away_is_not_charged() {
         let mut call = Box::pin(service.clone().oneshot(from("192.0.2.7", &guess)));
         assert!(futures_util::poll!(&mut call).is_pending());
     }
+    assert_eq!(store.finds(), 5, "each is verified, none waits");
 }
 
 #[tokio::test]
@@ -327,18 +352,23 @@ async fn clients_are_charged_by_network_through_trusted_proxies() {
 }
 
 #[tokio::test]
-async fn a_clock_that_steps_back_holds_nobody_back_for_longer_than_a_failure_counts() {
+async fn clock_that_steps_back_holds_nobody_back_for_longer() {
     let clock = clock();
     let keys = keys_over(MemoryKeys::new());
     let good = issue(&keys, NewKey::for_owner("alice").scopes(["a"])).await;
     let service = stack(keys, &clock);
-    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
-    clock.set(NOW.saturating_sub(Duration::from_secs(3_600)));
-    send(&service, from("192.0.2.7", &good)).await;
-    for _ in 0..60 {
-        clock.advance(Duration::from_secs(10));
-        assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
+    for _ in 0..3 {
+        assert_eq!(
+            send(&service, from("192.0.2.7", &guess().await))
+                .await
+                .status,
+            401
+        );
     }
+    clock.set(NOW.saturating_sub(Duration::from_secs(3_600)));
+    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 429);
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
 }
 
 #[test]
@@ -545,4 +575,103 @@ async fn parallel_guesses_fail_exactly_as_often_as_allowed() {
     let count = |status| statuses.iter().filter(|each| **each == status).count();
     assert_eq!((count(401), count(429)), (3, 197));
     assert_eq!(store.finds(), 3);
+}
+
+#[tokio::test]
+async fn store_that_is_down_does_not_make_a_known_credential_unknown() {
+    let store = Scripted::new(Script::Now);
+    let keys = keys_over(store.clone());
+    let alice = issue(&keys, NewKey::for_owner("alice")).await;
+    let service = slow_stack(store.clone(), Duration::from_secs(60));
+    assert_eq!(send(&service, from("192.0.2.7", &alice)).await.status, 200);
+    for _ in 0..3 {
+        assert_eq!(
+            send(&service, from("192.0.2.7", &guess().await))
+                .await
+                .status,
+            401
+        );
+    }
+    store.turn(Script::Fails);
+    assert_eq!(send(&service, from("192.0.2.7", &alice)).await.status, 503);
+    store.turn(Script::Later);
+    assert_eq!(send(&service, from("192.0.2.7", &alice)).await.status, 200);
+}
+
+/// A request that waits for its own network takes no place of the network around it.
+#[tokio::test]
+async fn request_that_waits_holds_no_place_of_another_limit() {
+    let limit = |prefix, burst| {
+        AuthFailureLimitLayer::failures_per_minute(6)
+            .burst(burst)
+            .clock(clock())
+            .client_ip(ClientIp::new().group_by_prefix(prefix, 64))
+    };
+    for (outer, inner) in [((32, 1), (16, 3)), ((16, 3), (32, 1))] {
+        let store = Scripted::new(Script::Hangs);
+        let service = ServiceBuilder::new()
+            .layer(limit(outer.0, outer.1))
+            .layer(limit(inner.0, inner.1))
+            .layer(AuthLayer::new(keys_over(store.clone())))
+            .service(who());
+        let guess = guess().await;
+        let mut calls = Vec::new();
+        for peer in ["192.0.2.7", "192.0.2.7", "192.0.2.7", "192.0.2.8"] {
+            let mut call = Box::pin(service.clone().oneshot(from(peer, &guess)));
+            assert!(futures_util::poll!(&mut call).is_pending());
+            calls.push(call);
+        }
+        assert_eq!(store.finds(), 2, "one of each client, {outer:?}");
+        // The place of the first one goes to the second.
+        drop(calls.remove(0));
+        for call in &mut calls {
+            assert!(futures_util::poll!(call).is_pending());
+        }
+        assert_eq!(store.finds(), 3, "{outer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_credential_starts_when_failures_are_allowed_again() {
+    let (store, clock) = (Scripted::new(Script::Later), clock());
+    let limit = AuthFailureLimitLayer::failures_per_minute(6).burst(2);
+    let limit = limit.max_wait(Duration::from_secs(60)).clock(clock.clone());
+    let keys = keys_over(store.clone()).store_timeout(Duration::from_secs(3_600));
+    let service = ServiceBuilder::new()
+        .layer(limit)
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    let guess = guess().await;
+    assert_eq!(send(&service, from("192.0.2.7", &guess)).await.status, 401);
+    store.turn(Script::Hangs);
+    let call = || Box::pin(service.clone().oneshot(from("192.0.2.7", &guess)));
+    let (mut hanging, mut waiting, mut late) = (call(), call(), call());
+    assert!(futures_util::poll!(&mut hanging).is_pending());
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    assert_eq!(store.finds(), 2);
+    // One more failure is allowed. The one that waits is first.
+    clock.advance(Duration::from_secs(10));
+    assert!(futures_util::poll!(&mut late).is_pending());
+    assert_eq!(store.finds(), 2, "nobody overtakes");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    assert_eq!(store.finds(), 3);
+    assert!(futures_util::poll!(&mut late).is_pending());
+    assert_eq!(store.finds(), 3);
+}
+
+#[tokio::test]
+async fn limit_inside_of_the_auth_layer_is_reported() {
+    let (events, _guard) = crate::support::Events::listen();
+    let limit = AuthFailureLimitLayer::failures_per_minute(6).clock(clock());
+    let service = ServiceBuilder::new()
+        .layer(AuthLayer::new(keys_over(MemoryKeys::new())).optional())
+        .layer(limit)
+        .service(who());
+    for _ in 0..2 {
+        assert_eq!(send(&service, anonymous("192.0.2.7")).await.status, 200);
+    }
+    let errors = events.of("ERROR");
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("put it outside"), "{errors:?}");
 }

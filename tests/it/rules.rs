@@ -1,6 +1,6 @@
 //! Rules by route: which one holds, and that no spelling of a path slips past them.
 
-use http::Request;
+use http::{Request, Version};
 use proptest::prelude::*;
 use tollgate::authorize::{Hierarchy, Policy, Rules, authenticated, role, scope};
 use tollgate::keys::NewKey;
@@ -366,20 +366,49 @@ async fn extended_connect_is_a_get() {
             .route("GET /own", scope("read"))
             .route("CONNECT /own", scope("connect"))
             .route("POST /post", scope("read"))
+            .route("/all", scope("read"))
             .otherwise(authenticated())
     };
     let (reader, connector) = (caller("read", &[]), caller("connect", &[]));
-    for (identity, path, status) in [
-        (&reader, "https://api.example.com/ws", 200),
-        (&connector, "https://api.example.com/ws", 403),
-        (&reader, "https://api.example.com/own", 403),
-        (&connector, "https://api.example.com/own", 200),
-        (&reader, "https://api.example.com/post", 403),
+    for (version, identity, path, status) in [
+        (Version::HTTP_2, &reader, "https://api.example.com/ws", 200),
+        (Version::HTTP_3, &reader, "https://api.example.com/ws", 200),
+        (
+            Version::HTTP_2,
+            &connector,
+            "https://api.example.com/ws",
+            403,
+        ),
+        (Version::HTTP_2, &reader, "https://api.example.com/own", 403),
+        (
+            Version::HTTP_2,
+            &connector,
+            "https://api.example.com/own",
+            200,
+        ),
+        (
+            Version::HTTP_2,
+            &reader,
+            "https://api.example.com/post",
+            403,
+        ),
+        (Version::HTTP_2, &reader, "https://api.example.com/all", 200),
+        // Over HTTP/1.1 a CONNECT with a path is malformed (RFC 9110 §9.3.6).
+        (Version::HTTP_11, &reader, "https://api.example.com/ws", 403),
         // A tunnel has no path.
-        (&reader, "api.example.com:443", 403),
+        (Version::HTTP_2, &reader, "api.example.com:443", 403),
+        (Version::HTTP_11, &reader, "api.example.com:443", 403),
     ] {
-        let answer = ask(rules(), Some(identity), "CONNECT", path).await;
-        assert_eq!(answer.status, status, "{path}");
+        let mut request = Request::builder()
+            .method("CONNECT")
+            .uri(path)
+            .body(())
+            .unwrap();
+        *request.version_mut() = version;
+        request.extensions_mut().insert(identity.clone());
+        let service = tower::Layer::layer(&RequireLayer::new(rules()), who());
+        let answer = send(&service, request).await;
+        assert_eq!(answer.status, status, "{version:?} {path}");
     }
 }
 

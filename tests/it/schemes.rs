@@ -42,6 +42,7 @@ async fn extra_schemes_carry_a_credential() {
         (format!("Tokens {key}"), 401),
         ("Token acme_live_wrong".into(), 401),
         (format!("Token {key}, Bearer {key}"), 400),
+        (format!("Digest x, Token {key}"), 400),
     ] {
         assert_eq!(
             send(&service, with("authorization", &line)).await.status,
@@ -56,6 +57,47 @@ async fn extra_schemes_carry_a_credential() {
         "credentials_missing",
         "not accepted by default"
     );
+}
+
+#[tokio::test]
+async fn list_behind_an_ignored_scheme_is_ambiguous() {
+    let (layer, key) = layer().await;
+    let layer = layer
+        .accept_schemes(["Token"])
+        .ignore_schemes(["Basic"])
+        .optional();
+    let service = layer.layer(who());
+    for scheme in ["Token", "Bearer", "ApiKey", "tOKEN"] {
+        let line = format!("Basic YTpi, {scheme} {key}");
+        assert_eq!(
+            send(&service, with("authorization", &line)).await.status,
+            400,
+            "{line}"
+        );
+    }
+    assert_eq!(
+        send(&service, with("authorization", "Basic YTpi"))
+            .await
+            .body,
+        "nobody"
+    );
+}
+
+#[tokio::test]
+async fn token_may_be_sent_as_an_api_key() {
+    let authority = TestIssuer::new("https://id.example.com/").clock(clock());
+    let jwt = Jwt::issuer(authority.url())
+        .audience("api")
+        .keys(authority.keys());
+    let layer = AuthLayer::new(jwt.build().unwrap()).clock(clock());
+    let token = authority.token("ann").audience("api").sign();
+    let request = || with("authorization", format!("ApiKey {token}"));
+    assert_eq!(
+        send(&layer.clone().layer(who()), request()).await.status,
+        401
+    );
+    let accepting = layer.accept_schemes(["ApiKey"]).layer(who());
+    assert_eq!(send(&accepting, request()).await.body, "ann");
 }
 
 #[tokio::test]

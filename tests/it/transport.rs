@@ -213,6 +213,33 @@ async fn guessing_in_clear_ends_nobodys_key_and_is_budgeted_by_network() {
     assert!(burnt(&keys, issued.record.id).await);
 }
 
+/// The proxy next to the server may be reached in cleartext by another proxy.
+#[tokio::test]
+async fn cleartext_between_two_proxies_revokes_nothing() {
+    let trusting = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+    for (proto, status, revoked) in [
+        ("https, http", 200, false),
+        ("https", 200, false),
+        ("http", 403, false),
+        ("http, http", 403, true),
+        ("http, https", 403, true),
+    ] {
+        let keys = keys_over(MemoryKeys::new());
+        let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let layer = HttpsOnlyLayer::new().burn(keys.clone(), 5).clock(clock());
+        let service = layer.client_ip(trusting.clone()).layer(who());
+        let mut request = with_peer(with("x-api-key", issued.key.expose()), "10.0.0.1");
+        for (name, value) in [
+            ("x-forwarded-for", "203.0.113.7, 10.0.0.2"),
+            ("x-forwarded-proto", proto),
+        ] {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        assert_eq!(send(&service, request).await.status, status, "{proto}");
+        assert_eq!(burnt(&keys, issued.record.id).await, revoked, "{proto}");
+    }
+}
+
 /// A key is ended for ever only if a trusted party itself said that it came in cleartext.
 #[tokio::test]
 async fn exposed_key_is_revoked_only_on_explicit_cleartext() {

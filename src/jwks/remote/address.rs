@@ -7,7 +7,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use crate::config::ConfigError;
-use crate::network::is_for_special_purposes;
+use crate::network::special::is_for_special_purposes;
 
 /// A URL with `https`, or with `http` where that is allowed, without a user and without a
 /// fragment.
