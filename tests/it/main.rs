@@ -57,6 +57,8 @@ mod restrictions;
 mod rotation;
 mod rules;
 mod schemes;
+#[cfg(unix)]
+mod scripts;
 #[cfg(feature = "tonic")]
 mod servers;
 mod setting_errors;
