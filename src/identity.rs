@@ -312,15 +312,17 @@ impl Identity {
         bound
     }
 
-    /// Keeps what a hook cannot change of the identity of a key: its id, its restrictions, its state,
-    /// and that it does not end later.
+    /// Keeps what a hook cannot change of the identity of a key: its id, its state, that its
+    /// restrictions do not admit more, and that it does not end later.
     pub(crate) fn of_key(self, key: &Self) -> Self {
         let mut builder = self.to_builder();
         let held = &*key.inner;
         builder.credential_id.clone_from(&held.credential_id);
-        if held.restrictions.is_some() {
-            builder.restrictions.clone_from(&held.restrictions);
-        }
+        builder.restrictions = match (&held.restrictions, builder.restrictions.take()) {
+            (Some(held), Some(set)) if set != *held => Some(held.both(&set)),
+            (Some(held), _) => Some(held.clone()),
+            (None, set) => set,
+        };
         builder.watch.clone_from(&held.watch);
         builder.is_retiring = held.is_retiring;
         let ends = [builder.expires_at, held.expires_at];

@@ -109,6 +109,14 @@ impl OriginPattern {
             .is_some_and(|labels| labels.len() > 1 && labels.ends_with('.'));
         below && origin.scheme == self.origin.scheme && origin.port == self.origin.port
     }
+
+    /// Returns whether the pattern covers all origins that another one covers.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match other.subdomains {
+            true => self.subdomains && (self.origin == other.origin || self.matches(&other.origin)),
+            false => self.matches(&other.origin),
+        }
+    }
 }
 
 /// The canonical form: lower case, without a default port.

@@ -121,6 +121,35 @@ impl Restrictions {
         None
     }
 
+    /// Returns the restrictions that admit what both admit.
+    pub(crate) fn both(&self, other: &Self) -> Self {
+        let narrower_network = |a: &IpNet, b: &IpNet| {
+            let a_is = b.contains(a).then_some(*a);
+            a_is.or_else(|| a.contains(b).then_some(*b))
+        };
+        let same_method = |a: &String, b: &String| (a == b).then(|| a.clone());
+        let narrower_referrer = |a: &String, b: &String| {
+            let patterns = (OriginPattern::parse(a).ok()?, OriginPattern::parse(b).ok()?);
+            match patterns {
+                (pattern, other) if other.covers(&pattern) => Some(a.clone()),
+                (pattern, other) if pattern.covers(&other) => Some(b.clone()),
+                _ => None,
+            }
+        };
+        let merged = || {
+            Some(Self {
+                networks: overlap(&self.networks, &other.networks, narrower_network)?,
+                methods: overlap(&self.methods, &other.methods, same_method)?,
+                referrers: overlap(&self.referrers, &other.referrers, narrower_referrer)?,
+            })
+        };
+        // An empty list would restrict nothing. No request has the empty method.
+        merged().unwrap_or_else(|| Self {
+            methods: vec![String::new()],
+            ..Self::default()
+        })
+    }
+
     fn admits_referrer(&self, request: &Parts) -> bool {
         // `Origin` decides if it is there: a browser that sends `null` hides where it comes from.
         let field = request
@@ -138,6 +167,21 @@ impl Restrictions {
                 || OriginPattern::parse(pattern).is_ok_and(|pattern| pattern.matches(&from))
         })
     }
+}
+
+/// Returns the entries for what is in both lists, where an empty list has everything in it, or `None`
+/// if there is nothing. `narrower` returns what is in both of two entries.
+fn overlap<T: Clone>(
+    list: &[T],
+    other: &[T],
+    narrower: impl Fn(&T, &T) -> Option<T>,
+) -> Option<Vec<T>> {
+    if list.is_empty() || other.is_empty() {
+        return Some([list, other].concat());
+    }
+    let pairs = list.iter().flat_map(|a| other.iter().map(move |b| (a, b)));
+    let both: Vec<_> = pairs.filter_map(|(a, b)| narrower(a, b)).collect();
+    (!both.is_empty()).then_some(both)
 }
 
 /// Returns the method that a rule about methods may name for a request: its own, but `GET` for a
@@ -242,5 +286,67 @@ mod tests {
         assert!(!restrictions.admit(None, &request("GET", &[])));
         let hidden = [("origin", "null"), ("referer", "https://app.example.com/")];
         assert!(!restrictions.admit(None, &request("GET", &hidden)));
+    }
+
+    #[test]
+    fn merged_restrictions_admit_what_both_admit() {
+        let lists = [
+            Restrictions::default(),
+            of(&["10.0.0.0/8"], &[], &[]),
+            of(&["10.1.0.0/16", "2001:db8::/32"], &["GET"], &[]),
+            of(&["192.0.2.0/24"], &["GET", "POST"], &[]),
+            of(&[], &["POST"], &["https://*.example.com"]),
+            of(&[], &["get"], &[]),
+            of(&[], &[], &["https://*.b.example.com", "not an origin"]),
+            of(&[], &[], &["https://a.example.com"]),
+            of(
+                &[],
+                &[],
+                &["https://example.com", "https://*.b.example.com"],
+            ),
+        ];
+        let clients = [
+            "10.1.2.3",
+            "10.9.9.9",
+            "192.0.2.1",
+            "2001:db8::1",
+            "9.9.9.9",
+        ];
+        let referrers = [
+            "a.example.com",
+            "b.example.com",
+            "c.b.example.com",
+            "example.com",
+        ];
+        let mut admitted = 0;
+        for (first, second) in lists.iter().flat_map(|a| lists.iter().map(move |b| (a, b))) {
+            let both = first.both(second);
+            for client in clients
+                .map(|client| client.parse().ok())
+                .into_iter()
+                .chain([None])
+            {
+                for referrer in referrers {
+                    for method in ["GET", "POST", "get"] {
+                        let origin = format!("https://{referrer}");
+                        let request = request(method, &[("origin", &origin)]);
+                        let admit = |it: &Restrictions| it.admit(client, &request);
+                        let expected = admit(first) && admit(second);
+                        assert_eq!(admit(&both), expected, "{both:?} {client:?} {request:?}");
+                        admitted += usize::from(expected);
+                    }
+                }
+            }
+        }
+        assert!(admitted > 100, "{admitted}");
+    }
+
+    fn of(networks: &[&str], methods: &[&str], referrers: &[&str]) -> Restrictions {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        Restrictions {
+            networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+            methods: texts(methods),
+            referrers: texts(referrers),
+        }
     }
 }

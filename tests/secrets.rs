@@ -201,9 +201,14 @@ async fn no_fault_prints_the_secret() {
         }
         // The last, since it ends the key.
         for request in from_somewhere {
+            let mut explicit = request.clone();
+            explicit
+                .extensions_mut()
+                .insert(tollgate::network::Transport::Plain);
             for answer in [
                 send(&guarded, request.clone()).await,
                 send(&in_clear, request).await,
+                send(&in_clear, explicit).await,
             ] {
                 write!(seen, "{answer:?}").unwrap();
                 seen.push_str(&String::from_utf8_lossy(&answer.body));
@@ -232,6 +237,7 @@ async fn no_fault_prints_the_secret() {
         "store_timeout",
         "network_throttled",
         "plain_transport",
+        "transport_unknown",
         "a key stays under an old pepper",
         "not_token68",
         "several_carriers",

@@ -134,7 +134,7 @@ impl<S: KeyStore> Shared<S> {
             let rejection = match resolved.wait().await {
                 Resolved::Known(resolved) => return Ok(resolved.of_key(&identity)),
                 Resolved::Revoked => {
-                    Rejection::new(Reason::CredentialRevoked, Cause::SubjectDenied)
+                    Rejection::new(Reason::CredentialRevoked, Cause::KeyRevokedByHook)
                 }
                 Resolved::Denied => Rejection::new(Reason::Forbidden, Cause::SubjectDenied),
                 Resolved::Unavailable => Rejection::unavailable(Cause::SubjectUnavailable, now),

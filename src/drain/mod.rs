@@ -1,8 +1,8 @@
 //! A layer that reads what is left of a request body before an early response is sent.
 //!
-//! A service that rejects a request usually does so without reading its body. An HTTP/1.1 server
-//! cannot use the connection for a further request then, so it closes the connection while the
-//! client is still sending. The client sees a reset instead of the response. A reverse proxy with
+//! A service that rejects a request usually does so without reading its body. A server cannot use
+//! the connection of HTTP/1.1 or HTTP/1.0 for a further request then, so it closes the connection
+//! while the client is still sending. The client sees a reset instead of the response. A reverse proxy with
 //! persistent connections takes the reset for a failure of the server: it answers 502, and stops
 //! sending requests of *other* clients to this server for a while (nginx: `max_fails`,
 //! `fail_timeout`).
@@ -38,12 +38,15 @@
 //! # Which requests are drained
 //! The layer hands the body to the inner service inside of a [`DrainBody`]. When the inner service
 //! has returned a response, the rest of the body is read if all of these hold:
-//! - The request came over HTTP/1.1. HTTP/2 resets one stream and keeps the connection; a
-//!   connection of HTTP/1.0 is not used again.
+//! - The request came over HTTP/1.1 or HTTP/1.0. HTTP/2 and HTTP/3 reset one stream and keep the
+//!   connection. Most HTTP/1.0 connections end with the response, but the response must arrive first:
+//!   nginx before 1.29.7 connects to its upstreams over HTTP/1.0 unless `proxy_http_version` is set,
+//!   and answers 502 if the connection is reset during an upload.
 //! - The body was dropped before its end. A body that was read to its end, or that a task or the
 //!   response body still holds, is left alone: its holder may go on reading.
 //! - The request is not an `Expect: 100-continue` whose body was never polled. The client has not
-//!   been asked for the body and waits.
+//!   been asked for the body and waits. It gets the response at once, with `Connection: close`
+//!   (RFC 9110 §10.1.1), since it may send the body or leave it out. HTTP/1.0 has no such expectation.
 //! - The response is neither `101 Switching Protocols` nor that to a `CONNECT`.
 //! - The status is one that [`DrainLayer::statuses`] selects. Defaults to all.
 //!
@@ -68,7 +71,7 @@
 //! concurrent requests. It is counted as [`AbandonReason::ClientGone`].
 //!
 //! # Cost
-//! Two small allocations for an HTTP/1.1 request with a body, none for others, and a few more if the
+//! Two small allocations for a request of HTTP/1.1 or HTTP/1.0 with a body, none for others, and a few more if the
 //! body is drained.
 
 mod body;

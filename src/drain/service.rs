@@ -11,7 +11,6 @@ use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use ipnet::IpNet;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -20,6 +19,7 @@ use crate::drain::counters::{AbandonReason, Shared};
 use crate::drain::layer::{DrainLayer, Settings};
 use crate::drain::reader::{Reader, is_too_large};
 use crate::gate::caught;
+use crate::network::Origin;
 
 /// The service of a [`DrainLayer`].
 #[derive(Clone)]
@@ -55,15 +55,14 @@ where
         let clients = &self.layer.settings.clients;
         // The address of the peer may come from a function of the user, which may panic.
         let _ = caught(|| clients.share(&mut parts));
-        let is_watched = parts.version == Version::HTTP_11
+        let is_watched = matches!(parts.version, Version::HTTP_10 | Version::HTTP_11)
             && parts.method != Method::CONNECT
             && !body.is_end_stream();
         let (body, watched) = if is_watched {
-            let network = caught(|| clients.located(&parts).network);
             let (body, back) = DrainBody::returned(body);
             let watched = Watched {
                 back,
-                network: network.ok().flatten(),
+                origin: clients.origin(&parts),
                 waits_for_continue: expects_continue(&parts),
                 settings: Arc::clone(&self.layer.settings),
                 shared: Arc::clone(&self.layer.shared),
@@ -79,7 +78,12 @@ where
     }
 }
 
+/// Returns whether the client may wait for `100 Continue`. The expectation of an HTTP/1.0 request is
+/// ignored (RFC 9110 §10.1.1).
 fn expects_continue(parts: &Parts) -> bool {
+    if parts.version == Version::HTTP_10 {
+        return false;
+    }
     let mut values = parts.headers.get_all(EXPECT).iter();
     values.any(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
@@ -87,26 +91,31 @@ fn expects_continue(parts: &Parts) -> bool {
 /// A request whose body may come back.
 struct Watched<B> {
     back: Return<B>,
-    network: Option<IpNet>,
+    origin: Origin,
     waits_for_continue: bool,
     settings: Arc<Settings>,
     shared: Arc<Shared>,
 }
 
 impl<B: Body> Watched<B> {
-    /// Returns how the rest of the body is to be read, or `None` if it is to be left alone.
-    fn begin(mut self, status: StatusCode) -> Option<Result<Reader<B>, AbandonReason>> {
-        let Unread { body, is_started } = self.back.try_recv().ok()?;
-        let is_asked_for = is_started || !self.waits_for_continue;
+    fn begin(mut self, status: StatusCode) -> Begun<B> {
+        let Ok(Unread { body, is_started }) = self.back.try_recv() else {
+            return Begun::LeftAlone;
+        };
         let is_selected = || caught(|| self.settings.selects(status)).unwrap_or(false);
-        if !is_asked_for || status == StatusCode::SWITCHING_PROTOCOLS || !is_selected() {
-            return None;
+        if status == StatusCode::SWITCHING_PROTOCOLS || !is_selected() {
+            return Begun::LeftAlone;
         }
-        let begun = self.read(body);
-        if let Err(reason) = begun {
-            self.shared.abandon(reason, &self.settings);
+        if self.waits_for_continue && !is_started {
+            return Begun::Closing;
         }
-        Some(begun)
+        match self.read(body) {
+            Ok(reader) => Begun::Reading(reader),
+            Err(reason) => {
+                self.shared.abandon(reason, &self.settings);
+                Begun::Closing
+            }
+        }
     }
 
     fn read(&self, body: Pin<Box<B>>) -> Result<Reader<B>, AbandonReason> {
@@ -115,9 +124,20 @@ impl<B: Body> Watched<B> {
         }
         let sleep = self.shared.timer().sleep(self.settings.timeout);
         let sleep = sleep.ok_or(AbandonReason::NoTimer)?;
-        let place = self.shared.enter(self.network, &self.settings)?;
+        let network = self.settings.clients.network_of(self.origin);
+        let place = self.shared.enter(network, &self.settings)?;
         Ok(Reader::new(body, place, &self.settings, sleep))
     }
+}
+
+/// The decision about a body that was dropped.
+enum Begun<B> {
+    /// The layer takes no part in it.
+    LeftAlone,
+    /// It is not read. The client may send it, or the next request in its place, so that the connection
+    /// cannot be used again (RFC 9110 §10.1.1 for a client that waits for `100 Continue`).
+    Closing,
+    Reading(Reader<B>),
 }
 
 pin_project! {
@@ -164,10 +184,11 @@ where
                     let watched = watched.take();
                     // Drops the future of the inner service, which may still hold the body.
                     state.set(State::Draining { held: None });
-                    match watched.and_then(|watched| watched.begin(response.status())) {
-                        None => return Poll::Ready(Ok(response)),
-                        Some(Err(_)) => return Poll::Ready(Ok(closing(response))),
-                        Some(Ok(reader)) => {
+                    let begun = watched.map(|watched| watched.begin(response.status()));
+                    match begun.unwrap_or(Begun::LeftAlone) {
+                        Begun::LeftAlone => return Poll::Ready(Ok(response)),
+                        Begun::Closing => return Poll::Ready(Ok(closing(response))),
+                        Begun::Reading(reader) => {
                             let held = Some(Box::new(Draining { reader, response }));
                             state.set(State::Draining { held });
                         }

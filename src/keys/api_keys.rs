@@ -331,8 +331,9 @@ impl<S: KeyStore> ApiKeys<S> {
     /// Sets a hook that is asked about each valid key, once per request. It can add to the identity or
     /// reject the request. Defaults to no hook.
     ///
-    /// The hook cannot change the id and the restrictions of the key, nor let it end later. It adds a
-    /// boxed future to each request, and is not cached.
+    /// The hook cannot change the id of the key, nor let it end later. Restrictions that the hook sets
+    /// apply in addition to those of the key: a request must meet both. The hook adds a boxed future to
+    /// each request, and its result is not cached.
     ///
     /// ```
     /// use tollgate::identity::Resolved;

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::audit::Activity;
@@ -175,6 +176,18 @@ impl<S: KeyStore> ApiKeys<S> {
         let command = Command::End(EndCause::CleartextExposure);
         self.change_for(id, Some(client), |held, now| outcome_of(held, command, now))
             .await
+    }
+
+    /// Ends a key, and returns whether this call has ended it. It may have ended before.
+    pub(crate) async fn ends(&self, id: KeyId, cause: EndCause) -> Result<bool, KeyError> {
+        let is_changed = AtomicBool::new(false);
+        self.change_for(id, None, |held, now| {
+            let change = outcome_of(held, Command::End(cause), now)?;
+            is_changed.store(change.is_some(), Ordering::Relaxed);
+            Ok(change)
+        })
+        .await?;
+        Ok(is_changed.into_inner())
     }
 
     async fn change(&self, id: KeyId, command: Command) -> Result<Arc<KeyRecord>, KeyError> {

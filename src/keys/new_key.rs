@@ -132,7 +132,9 @@ impl NewKey {
 
     /// Adds networks that the key may be used from: addresses, or blocks in CIDR notation.
     ///
-    /// [`ApiKeys::issue`](crate::ApiKeys::issue) fails if one of them is neither.
+    /// [`ApiKeys::issue`](crate::ApiKeys::issue) fails if one of them is neither. An address in
+    /// `64:ff9b::/96` becomes the IPv4 address inside if that is globally routable, since clients behind a
+    /// NAT64 are known by that address (RFC 6052 §3.1).
     pub fn networks<I>(mut self, networks: I) -> Self
     where
         I: IntoIterator,

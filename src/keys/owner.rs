@@ -19,9 +19,9 @@ impl<S: KeyStore> ApiKeys<S> {
     /// [`OwnerRemoved`](EndCause::OwnerRemoved). Returns the number of keys that it ended.
     ///
     /// Keys that have ended already are left as they are. A key that cannot be ended does not stop
-    /// the others from being ended. The keys are listed again until there is nothing left to end, so
-    /// that successors of keys that are rotated meanwhile are found. Keys that are issued after
-    /// the last listing are not: stop issuing keys to the owner first.
+    /// the others from being ended. The keys are listed again until a listing has nothing to end, at
+    /// most 8 times, so that successors of keys that are rotated meanwhile are found. Keys that are
+    /// issued after the last listing are not: stop issuing keys to the owner first.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
@@ -41,7 +41,8 @@ impl<S: KeyStore> ApiKeys<S> {
     /// ```
     ///
     /// # Errors
-    /// Returns [`EndOwnerError`] if a key could not be ended or the keys could not be listed. The keys
+    /// Returns [`EndOwnerError`] if a key could not be ended, the keys could not be listed, or new keys
+    /// were found in each listing. The keys
     /// that were ended stay ended. Call it again to end the others.
     ///
     /// # Cancel safety
@@ -104,8 +105,9 @@ impl<S: KeyStore> ApiKeys<S> {
                 if !is_owned || matches!(record.state(now), KeyState::Ended(_)) {
                     continue;
                 }
-                match self.end(record.id, EndCause::OwnerRemoved).await {
-                    Ok(_) => *ended += 1,
+                match self.ends(record.id, EndCause::OwnerRemoved).await {
+                    // The listing may come from a replica that lags.
+                    Ok(is_changed) => *ended += usize::from(is_changed),
                     // Removed meanwhile.
                     Err(KeyError::NotFound) => {}
                     Err(error) => failed.push((record.id, error)),

@@ -66,6 +66,9 @@ pub trait KeyStore: Send + Sync + 'static {
 
     /// Replaces the record with the same id, if its stored revision is one less than
     /// that of the new one: `false` if it is another, or there is no such record.
+    ///
+    /// All fields are replaced, also by empty ones. The exception is `last_used`, which a store that
+    /// implements [`KeyStore::note_uses`] may leave as it is.
     fn update(&self, record: KeyRecord) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Removes a record for good: that of a key that ended long ago. No error if there is

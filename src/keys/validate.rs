@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::config::{ConfigError, Quoted};
 use crate::keys::error::KeyError;
 use crate::network::parse_network;
+use crate::network::special::unwrap_nat64_block;
 use crate::origin::OriginPattern;
 use crate::restriction::{Restrictions, standard_method};
 use crate::scope::ScopeSet;
@@ -43,9 +44,19 @@ impl End {
     }
 }
 
-/// Parses addresses and CIDR blocks. The bits after the prefix are cleared.
+/// Parses addresses and CIDR blocks. The bits after the prefix are cleared. Blocks of NAT64 addresses
+/// become the IPv4 blocks that their clients are resolved to.
 pub(crate) fn networks(setting: &str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
-    let parse = |text: &String| Ok(parse_network(setting, text)?.trunc());
+    let parse = |text: &String| {
+        let network = parse_network(setting, text)?.trunc();
+        unwrap_nat64_block(network).map_err(|inside| {
+            ConfigError::new(format!(
+                "{setting}: {} has clients behind a NAT64, whose address is the IPv4 address inside; \
+                 write `{inside}`",
+                Quoted(text)
+            ))
+        })
+    };
     once(texts.iter().map(parse))
 }
 

@@ -12,8 +12,14 @@ use crate::config::ConfigError;
 /// [`Limiter::layer_names`](crate::limit::Limiter::layer_names). Clones share the same names.
 #[derive(Clone, Default)]
 pub struct LayerNames {
-    names: Arc<Mutex<HashMap<Box<str>, Vec<Claim>>>>,
+    names: Arc<Mutex<Claims>>,
+    space: Space,
 }
+
+type Claims = HashMap<(Space, Box<str>), Vec<Claim>>;
+
+/// The digest of the settings that keep the budgets of clones of a limiter apart.
+type Space = [u8; 16];
 
 /// The identity of the settings of a layer.
 #[derive(Debug, Default)]
@@ -31,6 +37,16 @@ impl LayerNames {
         Self::default()
     }
 
+    /// Returns the same list, for a clone of the limiter with budgets of its own: names in
+    /// different spaces do not collide.
+    #[cfg(feature = "redis")]
+    pub(crate) fn in_space(&self, space: Space) -> Self {
+        Self {
+            names: Arc::clone(&self.names),
+            space,
+        }
+    }
+
     /// Claims a name for a layer, until the layer and its services are dropped.
     pub(crate) fn claim(
         &self,
@@ -43,12 +59,10 @@ impl LayerNames {
             claims.retain(|claim| claim.layer.strong_count() > 0);
             !claims.is_empty()
         });
-        let claims = names.entry(name.into()).or_default();
-        let mut others = claims
-            .iter()
-            .filter(|claim| !std::ptr::eq(claim.layer.as_ptr(), Arc::as_ptr(layer)))
-            .peekable();
-        let is_known = others.peek().is_none() && !claims.is_empty();
+        let claims = names.entry((self.space, name.into())).or_default();
+        let is_own = |claim: &Claim| std::ptr::eq(claim.layer.as_ptr(), Arc::as_ptr(layer));
+        let is_known = claims.iter().any(is_own);
+        let mut others = claims.iter().filter(|claim| !is_own(claim));
         if others.any(|claim| !(shares && claim.shares)) {
             return Err(ConfigError::new(format!(
                 "`RateLimitLayer::name({name:?})`: another layer with this limiter has the same \
@@ -68,6 +82,26 @@ impl LayerNames {
 
 impl fmt::Debug for LayerNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.names.lock().keys()).finish()
+        let names = self.names.lock();
+        let own = names.keys().filter(|(space, _)| *space == self.space);
+        f.debug_set().entries(own.map(|(_, name)| name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layer_that_is_applied_again_has_one_claim() {
+        let names = LayerNames::new();
+        let layers = [LayerId, LayerId].map(Arc::new);
+        for _ in 0..100 {
+            for layer in &layers {
+                names.claim("api", layer, true).unwrap();
+            }
+        }
+        let claims = names.names.lock().values().map(Vec::len).sum::<usize>();
+        assert_eq!(claims, 2);
     }
 }

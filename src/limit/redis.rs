@@ -127,7 +127,7 @@ struct Inner {
 struct Settings {
     client: Client,
     name: Box<str>,
-    /// Of the layers that use limiters of this name.
+    /// Of the layers that use this limiter and its clones with other settings.
     layers: LayerNames,
     connect_timeout: Duration,
     secret: Box<[u8]>,
@@ -168,12 +168,7 @@ impl RedisLimiter {
     /// layers also need a [`RateLimitLayer::name`](crate::limit::RateLimitLayer::name) for each.
     #[must_use]
     pub fn name(self, name: &str) -> Self {
-        self.set(|settings| {
-            if *settings.name != *name {
-                settings.layers = LayerNames::new();
-            }
-            settings.name = name.into();
-        })
+        self.set(|settings| settings.name = name.into())
     }
 
     /// Mixes a secret into the digests that callers are known by, the same in all processes.
@@ -236,7 +231,10 @@ impl RedisLimiter {
         self.inner.watch.status(self.inner.breaker.is_open())
     }
 
-    fn with(settings: Settings) -> Self {
+    fn with(mut settings: Settings) -> Self {
+        // Clones share budgets if they have the same digests.
+        let space = LimitKey::default().digest(&settings.secret, &settings.name);
+        settings.layers = settings.layers.in_space(space);
         Self {
             inner: Arc::new(Inner {
                 link: Link::new(settings.client.clone(), settings.connect_timeout),

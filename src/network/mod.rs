@@ -49,10 +49,12 @@
 
 mod client;
 mod forwarded;
+mod origin;
 mod peer;
+pub(crate) mod special;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -65,6 +67,8 @@ use crate::config::{ConfigError, literal};
 pub(crate) use client::Client;
 use client::{Proxy, statement};
 use forwarded::ProxyFields;
+pub(crate) use origin::Origin;
+use special::unwrap_nat64;
 
 /// The transport of a request: TLS or cleartext.
 ///
@@ -414,41 +418,6 @@ fn is_first(flag: &AtomicBool) -> bool {
 fn connection(request: &Parts) -> Option<Transport> {
     let inserted = request.extensions.get::<Transport>().copied();
     inserted.or_else(|| peer::transport(&request.extensions))
-}
-
-/// Returns the IPv4 address that a NAT64 has put into `64:ff9b::/96`, if it is one of the Internet,
-/// and any other address as it is (RFC 6052 §2.1 and §3.1).
-fn unwrap_nat64(address: IpAddr) -> IpAddr {
-    let address = address.to_canonical();
-    let IpAddr::V6(v6) = address else {
-        return address;
-    };
-    let [0x64, 0xff9b, 0, 0, 0, 0, high, low] = v6.segments() else {
-        return address;
-    };
-    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-    let v4 = Ipv4Addr::new(a, b, c, d);
-    if is_for_special_purposes(v4) {
-        return address;
-    }
-    v4.into()
-}
-
-/// Returns whether an IPv4 address is never that of a host on the Internet (RFC 6890). The networks
-/// for documentation count as Internet: examples and tests use them as such.
-pub(crate) fn is_for_special_purposes(ip: Ipv4Addr) -> bool {
-    let [first, second, third, _] = ip.octets();
-    let is_shared = first == 100 && second & 0xc0 == 64;
-    let is_protocol_assignment = (first, second, third) == (192, 0, 0);
-    let is_benchmark = first == 198 && second & 0xfe == 18;
-    ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || first == 0
-        || first >= 224
-        || is_shared
-        || is_protocol_assignment
-        || is_benchmark
 }
 
 /// Parses a CIDR block or a single address. IPv4 in IPv6 is IPv4. `setting` starts the error text.

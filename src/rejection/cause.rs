@@ -75,6 +75,8 @@ causes! {
     KeyOwnerRemoved = "key_owner_removed",
     /// The key was revoked.
     KeyRevoked = "key_revoked",
+    /// The key was revoked, says a hook.
+    KeyRevokedByHook = "key_revoked_by_hook",
     /// The key has a successor, and its grace is over.
     KeyRotatedOut = "key_rotated_out",
     /// The key was ended because it was sent in clear.

@@ -1,6 +1,7 @@
 //! A test suite for implementations of [`KeyStore`].
 
 mod listing;
+mod updating;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub async fn key_store_conforms<S: KeyStore>(empty: impl AsyncFn() -> S) {
     removes_for_good(&empty().await).await;
     compares_texts_byte_by_byte(&empty().await).await;
     listing::lists_a_page_at_a_time(&empty().await).await;
+    updating::replaces_all_fields(&empty().await).await;
     notes_the_latest_use(&empty().await).await;
     takes_one_of_many_at_once(&Arc::new(empty().await)).await;
     inserts_one_of_many_at_once(&Arc::new(empty().await)).await;

@@ -12,7 +12,6 @@ use tollgate::network::Transport;
 use tollgate::usage::{ChannelSink, TracingSink, Usage};
 use tollgate::{AuthLayer, Quota, RateLimitLayer, RequireLayer, UsageLayer, scope};
 use tower::{ServiceExt, service_fn};
-use tracing_subscriber::layer::SubscriberExt;
 
 use super::audit::{ask, from, hello, keys, told, trail, usage};
 use super::ServiceBuilder;
@@ -134,9 +133,7 @@ async fn a_key_that_is_ended_for_being_shown_in_clear_says_from_where() {
 
 #[test]
 fn what_sets_an_event_apart_is_written_out() {
-    let seen = Events::default();
-    let subscriber = tracing_subscriber::registry().with(seen.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (seen, _guard) = Events::listen();
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_time().build().unwrap();
     runtime.block_on(async {

@@ -41,6 +41,12 @@ enum Fault {
     /// What it finds is old, not so what is asked for changes.
     FindsOld,
     KeepsNoRoles,
+    /// `update` writes the plan and the revision only.
+    UpdatesPlanOnly,
+    /// `update` writes no restrictions.
+    UpdatesNoRestrictions,
+    /// `update` cannot clear the end of a key.
+    UpdatesNoNull,
     /// The first record of a page is the last one of the page before.
     AfterIsInclusive,
     /// `next` is the first id of the page.
@@ -197,6 +203,25 @@ impl KeyStore for Faulty {
         record.id = self
             .without_case(record.id, Fault::UpdatesWithoutCase)
             .await;
+        if let Some(held) = self.memory.find(record.id).await? {
+            let held = KeyRecord::clone(&held);
+            record = match self.fault {
+                Fault::UpdatesPlanOnly => KeyRecord {
+                    plan: record.plan,
+                    revision: record.revision,
+                    ..held
+                },
+                Fault::UpdatesNoRestrictions => KeyRecord {
+                    restrictions: held.restrictions,
+                    ..record
+                },
+                Fault::UpdatesNoNull => KeyRecord {
+                    ended: record.ended.or(held.ended),
+                    ..record
+                },
+                _ => record,
+            };
+        }
         let updated = self.memory.update(record).await?;
         if updated && self.fault == Fault::NowIsForever {
             self.known.lock().unwrap().insert(known.id, known);
@@ -324,6 +349,12 @@ async fn suite_names_the_fault_of_a_broken_store() {
         (Fault::LooksThenUpdates, "one is taken"),
         (Fault::FindsOld, "what is stored"),
         (Fault::KeepsNoRoles, "comes back as it was given"),
+        (Fault::UpdatesPlanOnly, "`update` does not replace `"),
+        (
+            Fault::UpdatesNoRestrictions,
+            "`update` does not replace `restrictions`",
+        ),
+        (Fault::UpdatesNoNull, "`update` does not replace `ended`"),
         (Fault::AfterIsInclusive, "`after` is exclusive"),
         (Fault::AfterIsIgnored, "`after`"),
         (Fault::NextIsTheFirst, "ascending order"),

@@ -363,10 +363,12 @@ async fn what_a_user_brings_along_may_panic_and_spoils_that_request_only() {
             request.extensions_mut().insert(peer);
             send(&stack, request).await
         };
-        for _ in 0..3 {
+        for round in 0..3 {
             SET.store(true, Ordering::SeqCst);
             let answer = ask(Some("key")).await;
-            if matches!(bad, Bad::Nothing | Bad::Respond) {
+            // The failure limit needs no time for a credential that was good before.
+            let is_known = bad == Bad::ThrottleClock && round > 0;
+            if is_known || matches!(bad, Bad::Nothing | Bad::Respond) {
                 assert_eq!(answer.body, "alice");
             } else {
                 assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);

@@ -10,7 +10,6 @@ use tollgate::rejection::Cause;
 use tollgate::testing::TestIssuer;
 use tollgate::{ApiKeys, AuthLayer, Jwt};
 use tower::{Layer, ServiceExt, service_fn};
-use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::{Answer, Events, clock, peppers, send, who, with};
 
@@ -18,9 +17,7 @@ const AUDIENCE: &str = "https://api.example.com";
 
 /// Runs a test and returns the warnings that were logged.
 async fn warnings(test: impl Future<Output = ()>) -> Vec<String> {
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     test.await;
     events.of("WARN")
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tollgate::identity::Resolved;
 use tollgate::keys::{Cached, MemoryKeys, NewKey, Peppers};
+use tollgate::rejection::Cause;
+use tollgate::restriction::Restrictions;
 use tollgate::{ApiKeys, AuthLayer, Identity, RequireLayer, role};
 use tower::Layer;
 
@@ -36,14 +38,14 @@ async fn key_hook_decides_about_each_request() {
         let service = AuthLayer::new(keys)
             .clock(clock())
             .layer(RequireLayer::new(role("admin")).layer(who()));
-        for (status, code) in [
-            (200, ""),
-            (403, "forbidden"),
-            (401, "credential_revoked"),
-            (503, "verifier_unavailable"),
-            (500, "internal"),
+        for (status, code, cause) in [
+            (200, "", None),
+            (403, "forbidden", Some(Cause::SubjectDenied)),
+            (401, "credential_revoked", Some(Cause::KeyRevokedByHook)),
+            (503, "verifier_unavailable", Some(Cause::SubjectUnavailable)),
+            (500, "internal", Some(Cause::Panicked)),
             // The role came from the hook.
-            (403, "forbidden"),
+            (403, "forbidden", Some(Cause::FactMissing)),
         ] {
             let answer = send(&service, with("x-api-key", &key)).await;
             assert_eq!(answer.status, status);
@@ -51,6 +53,7 @@ async fn key_hook_decides_about_each_request() {
                 assert_eq!(answer.code(), code);
             }
             assert_eq!(answer.header("retry-after").is_some(), status == 503);
+            assert_eq!(answer.rejection.map(|it| it.cause()), cause);
         }
         // The hook is asked about valid keys only.
         let answer = send(&service, with("x-api-key", wrong_secret(&key))).await;
@@ -99,6 +102,39 @@ async fn key_hook_is_asked_after_a_pepper_is_renewed() {
         for _ in 0..2 {
             let answer = send(&service, with("x-api-key", &key)).await;
             assert_eq!(answer.code(), "forbidden");
+        }
+    }
+}
+
+#[tokio::test]
+async fn key_hook_tightens_restrictions() {
+    for (networks, set, admitted) in [
+        (&["10.0.0.0/8"][..], "10.1.0.0/16", &["10.1.0.1"][..]),
+        (&["10.1.0.0/16"], "10.0.0.0/8", &["10.1.0.1"]),
+        (&["10.0.0.0/8"], "11.0.0.0/8", &[]),
+        (&[], "10.0.0.0/8", &["10.1.0.1", "10.2.0.1"]),
+    ] {
+        let keys = keys_over(MemoryKeys::new()).resolve_with(move |identity: Identity| {
+            let restrictions = Restrictions {
+                networks: vec![set.parse().unwrap()],
+                ..Restrictions::default()
+            };
+            let identity = identity.to_builder().restrictions(restrictions).build();
+            async { Resolved::Known(identity) }
+        });
+        let new = NewKey::for_owner("alice").networks(networks.iter().copied());
+        let key = issue(&keys, new).await;
+        let service = AuthLayer::new(keys).clock(clock()).layer(who());
+        for peer in ["10.1.0.1", "10.2.0.1", "11.0.0.1"] {
+            let mut request = with("x-api-key", &key);
+            let address = SocketAddr::new(peer.parse().unwrap(), 4711);
+            request.extensions_mut().insert(address);
+            let status = send(&service, request).await.status;
+            assert_eq!(
+                status == 200,
+                admitted.contains(&peer),
+                "{networks:?} {set} {peer}"
+            );
         }
     }
 }

@@ -381,11 +381,7 @@ async fn new_key_is_503_while_the_budget_is_spent() {
 
 #[tokio::test(start_paused = true)]
 async fn flood_of_made_up_kids_is_one_warning() {
-    use tracing_subscriber::layer::SubscriberExt;
-
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     let server = Server::new();
     let jwt = server.warm_jwt().await;
     for at in 0..50 {

@@ -21,6 +21,10 @@ struct Faulty {
     ignores_filters: bool,
     repeats_pages: bool,
     fails_after_pages: Arc<Mutex<Option<usize>>>,
+    /// The number of keys that are yet to be stored, one for each key that is changed.
+    successors: Arc<Mutex<usize>>,
+    /// The page that each listing returns, once it was listed, if listings lag.
+    lagging: Option<Arc<Mutex<Option<KeyPage>>>>,
 }
 
 impl KeyStore for Faulty {
@@ -39,7 +43,20 @@ impl KeyStore for Faulty {
         if self.contended.lock().unwrap().contains(&record.id) {
             return Ok(false);
         }
-        self.memory.update(record).await
+        let successor = KeyRecord {
+            id: format!("{:012}", *self.successors.lock().unwrap())
+                .parse()
+                .unwrap(),
+            ended: None,
+            ..record.clone()
+        };
+        let updated = self.memory.update(record).await?;
+        let next = self.successors.lock().unwrap().checked_sub(1);
+        if let Some(left) = next {
+            *self.successors.lock().unwrap() = left;
+            self.memory.insert(successor).await?;
+        }
+        Ok(updated)
     }
 
     async fn remove(&self, id: KeyId) -> Result<(), StoreError> {
@@ -59,7 +76,14 @@ impl KeyStore for Faulty {
         if self.repeats_pages {
             filter.after = None;
         }
-        self.memory.list(filter).await
+        let Some(lagging) = &self.lagging else {
+            return self.memory.list(filter).await;
+        };
+        if lagging.lock().unwrap().is_none() {
+            let page = self.memory.list(filter).await?;
+            *lagging.lock().unwrap() = Some(page);
+        }
+        Ok(lagging.lock().unwrap().clone().unwrap())
     }
 }
 
@@ -196,4 +220,45 @@ async fn store_that_repeats_pages_does_not_loop_forever() {
     let id = page.records[0].id;
     let ended = keys.update(id, KeyUpdate::new()).await.unwrap_err();
     assert!(matches!(ended, KeyError::Lifecycle(_)));
+}
+
+#[tokio::test]
+async fn end_owner_counts_what_it_changed_if_listings_lag() {
+    let store = Faulty {
+        lagging: Some(Arc::default()),
+        ..Faulty::default()
+    };
+    let keys = keys_over(store);
+    for _ in 0..3 {
+        keys.issue(NewKey::for_owner("a")).await.unwrap();
+    }
+    assert_eq!(keys.end_owner("a").await.unwrap(), 3);
+    assert_eq!(keys.end_owner("a").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn successor_stored_during_a_listing_is_ended() {
+    let store = Faulty::default();
+    let keys = keys_over(store.clone());
+    keys.issue(NewKey::for_owner("a")).await.unwrap();
+    *store.successors.lock().unwrap() = 3;
+    assert_eq!(keys.end_owner("a").await.unwrap(), 4);
+    let listed = keys.list(KeyFilter::of_owner("a")).await.unwrap().records;
+    assert_eq!(listed.len(), 4);
+    assert!(listed.iter().all(|record| record.ended.is_some()));
+}
+
+#[tokio::test]
+async fn endless_successors_are_an_error_of_end_owner() {
+    let store = Faulty::default();
+    let keys = keys_over(store.clone());
+    keys.issue(NewKey::for_owner("a")).await.unwrap();
+    *store.successors.lock().unwrap() = 1_000;
+    let error = keys.end_owner("a").await.unwrap_err();
+    assert_eq!((error.ended, error.failed.len()), (8, 0));
+    assert!(matches!(error.listing, Some(KeyError::Conflict)));
+    assert_eq!(*store.successors.lock().unwrap(), 1_000 - 8);
+    // The stream has an end after all.
+    *store.successors.lock().unwrap() = 0;
+    assert_eq!(keys.end_owner("a").await.unwrap(), 1);
 }

@@ -11,7 +11,6 @@ use tollgate::keys::{
 use tollgate::rejection::Cause;
 use tollgate::{ApiKeys, AuthLayer};
 use tower::Layer;
-use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::{
     Answer, Events, NOW, Script, Scripted, clock, get, issue, keys_over, peppers, send, who, with,
@@ -595,9 +594,7 @@ async fn missing_pepper_is_logged_once_per_version_with_the_fix() {
         issued.push(under(version).issue(NewKey::for_owner("a")).await.unwrap());
     }
     let current = under(3);
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     for _ in 0..3 {
         for issued in &issued {
             let answer = answer(&current, issued.key.expose()).await;

@@ -41,6 +41,8 @@ mod resource;
 mod restrictions;
 mod rotation;
 mod schemes;
+#[cfg(unix)]
+mod scripts;
 mod setting_errors;
 mod shared_limiters;
 mod stack;

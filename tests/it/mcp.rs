@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::Json;
@@ -21,11 +23,29 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 use tollgate::auth::ProtectedResource;
-use tollgate::clock::{Clock, ManualClock, SystemClock};
+use tollgate::clock::{Clock, SystemClock, Timestamp};
 use tollgate::jwks::RemoteKeys;
 use tollgate::{AuthLayer, Identity, Jwt, RequireLayer, scope};
 
 use crate::tools::{is_there, leave_out};
+
+/// The time of the system, put forward by the test. Goes on by itself, as the clock of the authorization
+/// server does.
+#[derive(Clone, Default)]
+struct Shifted(Arc<AtomicU64>);
+
+impl Shifted {
+    fn advance(&self, time: Duration) {
+        self.0.fetch_add(time.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Shifted {
+    fn now(&self) -> Timestamp {
+        let ahead = Duration::from_secs(self.0.load(Ordering::Relaxed));
+        SystemClock.now().saturating_add(ahead)
+    }
+}
 
 /// The smallest MCP server with one tool (Streamable HTTP, without sessions).
 async fn mcp(identity: Identity, Json(message): Json<Value>) -> Response {
@@ -118,8 +138,10 @@ async fn report(change: impl FnOnce(Router) -> Router) -> Value {
     let url = format!("http://{address}/mcp");
     let (_server, issuer) = authorization_server(&url).await;
 
-    let clock = ManualClock::new(SystemClock.now());
-    let keys = RemoteKeys::discover().allow_loopback_http();
+    let clock = Shifted::default();
+    let keys = RemoteKeys::discover()
+        .allow_loopback_http()
+        .clock(clock.clone());
     let jwt = Jwt::issuer(issuer.as_str())
         .audience(url.as_str())
         .keys(keys);

@@ -334,3 +334,42 @@ fn keys_that_could_not_be_fetched_are_refused_when_it_is_built() {
     );
     assert!(KeySet::from_jwks(r#"{"keys":[]}"#).is_err());
 }
+
+/// Returns a verifier whose clock is put forward by two days in each of the first fetches.
+fn with_clock_steps(remote: &Remote, steps: usize) -> Jwt {
+    let (clock, client) = (remote.clock.clone(), remote.client());
+    let left = Arc::new(AtomicUsize::new(steps));
+    let client = service_fn(move |request: Request<Full<Bytes>>| {
+        let step = |left: usize| left.checked_sub(1);
+        if left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
+            .is_ok()
+        {
+            clock.advance(Duration::from_secs(2 * 86_400));
+        }
+        client.clone().oneshot(request)
+    });
+    let issuer = remote.issuer().keys(remote.keys().client(client));
+    issuer.build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_step_during_a_fetch_causes_another_fetch() {
+    let remote = Remote::new("https://id.example.com/");
+    let jwt = with_clock_steps(&remote, 1);
+    for _ in 0..3 {
+        assert_eq!(show(&jwt, &remote.clock, &remote.token()).await.status, 200);
+    }
+    assert_eq!(remote.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn set_that_is_too_old_when_it_arrives_is_503() {
+    let remote = Remote::new("https://id.example.com/");
+    let jwt = with_clock_steps(&remote, usize::MAX);
+    let token = remote.authority.token("ann").audience(AUDIENCE);
+    let token = token.expires_in(Duration::from_secs(4_000_000)).sign();
+    let answer = show(&jwt, &remote.clock, &token).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.header("retry-after").is_some());
+}

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use http::{Method, Request};
 use tollgate::clock::Clock;
-use tollgate::keys::{KeyError, KeyRecord, KeyStore, KeyUpdate, MemoryKeys, NewKey, Rotation};
+use tollgate::keys::{
+    KeyError, KeyFilter, KeyRecord, KeyStore, KeyUpdate, MemoryKeys, NewKey, Rotation,
+};
 use tollgate::network::ClientIp;
 use tollgate::restriction::Restrictions;
 use tollgate::{ApiKeys, AuthLayer};
@@ -423,5 +425,81 @@ async fn unreadable_proxy_field_meets_no_network_restriction() {
         let headers = request.headers_mut();
         headers.insert("x-forwarded-for", field.parse().unwrap());
         assert_eq!(ask(&layer, request).await.status, status, "{field}");
+    }
+}
+
+#[tokio::test]
+async fn nat64_restriction_admits_the_client_behind_the_nat64() {
+    for (network, stored, client, other) in [
+        (
+            "64:ff9b::203.0.113.1",
+            "203.0.113.1/32",
+            "203.0.113.1",
+            "203.0.113.2",
+        ),
+        (
+            "64:ff9b::203.0.113.0/120",
+            "203.0.113.0/24",
+            "203.0.113.9",
+            "203.0.114.1",
+        ),
+        (
+            "64:ff9b::cb00:7177/112",
+            "203.0.0.0/16",
+            "203.0.113.9",
+            "203.1.0.1",
+        ),
+        // Addresses of private networks are not unwrapped.
+        (
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::a00:1/128",
+            "10.0.0.1",
+            "10.0.0.2",
+        ),
+        (
+            "64:ff9b::10.0.0.0/104",
+            "64:ff9b::a00:0/104",
+            "10.1.2.3",
+            "11.1.2.3",
+        ),
+        (
+            "64:ff9b::224.0.0.0/99",
+            "64:ff9b::e000:0/99",
+            "224.0.0.1",
+            "203.0.113.1",
+        ),
+    ] {
+        let (keys, key) = restricted(NewKey::for_owner("alice").networks([network])).await;
+        let listed = keys.list(KeyFilter::all()).await.unwrap().records;
+        assert_eq!(
+            listed[0].restrictions.networks,
+            [stored.parse().unwrap()],
+            "{network}"
+        );
+        let layer = AuthLayer::new(keys);
+        for (peer, status) in [(client, 200), (other, 403)] {
+            let peer = format!("64:ff9b::{peer}");
+            assert_eq!(
+                ask(&layer, from(&peer, &key)).await.status,
+                status,
+                "{network} {peer}"
+            );
+        }
+    }
+    let keys = keys_over(MemoryKeys::new());
+    for (network, advice) in [
+        ("64:ff9b::/96", "`0.0.0.0/0`"),
+        ("64:ff9b::192.0.0.0/104", "`192.0.0.0/8`"),
+    ] {
+        let refused = keys
+            .issue(NewKey::for_owner("alice").networks([network]))
+            .await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains(network) && text.contains(advice), "{text}");
+    }
+    // Other prefixes of NAT64 and prefixes that cover more are left as they are.
+    for network in ["64:ff9b:1::203.0.113.1", "::/0", "2001:db8::/32"] {
+        let new = NewKey::for_owner("alice").networks([network]);
+        keys.issue(new).await.unwrap();
     }
 }

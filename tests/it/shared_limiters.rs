@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use http::Request;
 use tollgate::Identity;
-use tollgate::limit::{KeyBy, LimitKey, MemoryLimiter, Quota, Quotas, RateLimitLayer};
+use tollgate::limit::{KeyBy, LimitKey, Limiter, MemoryLimiter, Quota, Quotas, RateLimitLayer};
 use tower::Layer;
 
 use crate::support::{clock, get, send, who};
@@ -132,4 +132,43 @@ async fn a_handle_changes_the_budgets_of_its_layer_only() {
     search.control().reset(&key, &quotas).await;
     assert_eq!(admitted!(&services.0, 9), 0);
     assert_eq!(admitted!(&services.1, 99), 9);
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn redis_clones_with_the_same_digests_need_layer_names() {
+    use tollgate::limit::RedisLimiter;
+
+    let root = RedisLimiter::new("redis://127.0.0.1:1").unwrap();
+    let named = |name: &str| root.clone().name(name);
+    let deadline = std::time::Duration::from_millis(20);
+    for (first, second, share) in [
+        (root.clone(), root.clone(), true),
+        (root.clone(), root.clone().deadline(deadline), true),
+        (named("orders"), named("orders"), true),
+        (named("orders"), named("search").name("orders"), true),
+        (named("orders"), named("search"), false),
+        (named("orders"), root.clone(), false),
+        (named("orders"), named("orders").secret(b"other"), false),
+        (
+            root.clone().secret(b"one"),
+            root.clone().secret(b"two"),
+            false,
+        ),
+        (
+            root.clone().secret(b"one"),
+            root.clone().secret(b"one"),
+            true,
+        ),
+    ] {
+        let (ann, case) = (LimitKey::custom("ann"), format!("{first:?} {second:?}"));
+        assert_eq!(first.ticket(&ann) == second.ticket(&ann), share, "{case}");
+        let api = RateLimitLayer::new(Quota::per_minute(600)).limiter(first);
+        let search = RateLimitLayer::new(Quota::per_minute(10)).limiter(second);
+        let service = api.layer(());
+        let built = catch_unwind(AssertUnwindSafe(|| drop(search.layer(()))));
+        assert_eq!(built.is_err(), share, "{case}");
+        drop(search.name("search").layer(()));
+        drop(service);
+    }
 }

@@ -116,3 +116,16 @@ fn the_quickstart_stays_short() {
         .unwrap();
     assert!(text.lines().count() < 250);
 }
+
+/// A subscriber that is the only one misses events: see `Events::listen`.
+#[test]
+fn tests_collect_events_with_listen_only() {
+    // In two parts, or this line would be found.
+    let call = concat!("set_default", "(");
+    let places = [all("src"), all("tests")].concat();
+    let places = places.iter().filter(|(_, text)| text.contains(call));
+    let mut paths: Vec<_> = places.map(|(path, _)| path.as_str()).collect();
+    paths.sort_unstable();
+    let helpers = ["src/jwks/remote/tests/events.rs", "tests/it/support.rs"];
+    assert_eq!(paths, helpers, "call `Events::listen()` instead");
+}

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tollgate::usage::{Buffer, Usage};
-use tracing_subscriber::layer::SubscriberExt;
 
 use crate::support::Events;
 use crate::usage_sinks::{Acting, Fail, SECOND, Stall, Take, buffer, check, send};
@@ -120,9 +119,7 @@ fn without_a_timer_a_shutdown_delivers_once_what_waits() {
 /// Nobody could ever deliver them, and nobody is left to ask.
 #[test]
 fn what_goes_with_the_last_handle_is_said_to_be_lost() {
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     let sink = Acting::new(&[Take]);
     let build = || Usage::builder().sink_with(buffer(), sink.clone()).build();
     let count = |usage: &Usage| {

@@ -7,6 +7,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use crate::config::ConfigError;
+use crate::network::special::is_for_special_purposes;
 
 /// A URL with `https`, or with `http` where that is allowed, without a user and without a
 /// fragment.
@@ -273,21 +274,9 @@ impl Host {
     }
 }
 
-/// What is not for special purposes (RFC 6890).
+/// Returns whether an IPv4 address may be that of a host on the Internet.
 fn is_public_v4(ip: Ipv4Addr) -> bool {
-    let [first, second, third, _] = ip.octets();
-    let is_shared = first == 100 && second & 0xc0 == 64;
-    let is_special = (first, second, third) == (192, 0, 0);
-    let is_for_benchmarks = first == 198 && second & 0xfe == 18;
-    !(ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || ip.is_documentation()
-        || first == 0
-        || first >= 224
-        || is_shared
-        || is_special
-        || is_for_benchmarks)
+    !(ip.is_documentation() || is_for_special_purposes(ip))
 }
 
 /// Global unicast (RFC 4291), and of what has an address of IPv4 in it, that one too.

@@ -273,7 +273,8 @@ impl Shared {
         state.failures = 0;
         state.last_error = None;
         state.last_detail = None;
-        self.plan(state, Plan::refresh(now, answer.life, Chance::draw()));
+        let plan = Plan::refresh(now, answer.life, Chance::draw());
+        self.plan(state, plan.no_later_than(good_until));
         Ok(unusable)
     }
 

@@ -58,6 +58,14 @@ impl Plan {
         Self::after(now, life.mul_f64(0.8 - 0.08 * chance.0))
     }
 
+    /// The same, but at `end` if that is earlier.
+    pub(crate) fn no_later_than(self, end: Timestamp) -> Self {
+        Self {
+            due_at: self.due_at.min(end),
+            ..self
+        }
+    }
+
     /// After so many failures in a row. `Retry-After` counts where it asks for more, up
     /// to an hour, or to five minutes if there are no keys to go on with.
     pub(crate) fn retry(

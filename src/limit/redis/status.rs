@@ -69,8 +69,47 @@ pub(super) struct Counter(AtomicU64);
 #[derive(Debug, Default)]
 struct Trouble {
     last: Option<RedisFault>,
-    /// What was reported, and when it was seen last.
-    reported: Option<(RedisFault, Option<Arc<str>>, Instant)>,
+    /// The failures of the last minute that were reported, or are like one that was.
+    reported: Vec<Reported>,
+}
+
+#[derive(Debug)]
+struct Reported {
+    fault: RedisFault,
+    detail: Option<Arc<str>>,
+    is_outage: bool,
+    seen_at: Instant,
+}
+
+impl Trouble {
+    /// Returns whether a failure is to be reported: it was not, or is back after a minute.
+    fn is_news(&mut self, failure: &Failure, is_outage: bool, now: Instant) -> bool {
+        let Failure { fault, detail, .. } = failure;
+        self.reported
+            .retain(|known| now.saturating_duration_since(known.seen_at) < REPORTED_AGAIN);
+        let mut same_fault = self.reported.iter_mut().filter(|it| it.fault == *fault);
+        if let Some(known) = same_fault.find(|known| known.detail == *detail) {
+            known.seen_at = now;
+            known.is_outage |= is_outage;
+            return false;
+        }
+        let new = Reported {
+            fault: *fault,
+            detail: detail.clone(),
+            is_outage,
+            seen_at: now,
+        };
+        if self.reported.len() < MOST_REPORTED {
+            self.reported.push(new);
+            return true;
+        }
+        // With that many causes at once, one report of each fault has to do.
+        let is_known = self.reported.iter().any(|known| known.fault == *fault);
+        if let Some(oldest) = self.reported.iter_mut().min_by_key(|known| known.seen_at) {
+            *oldest = new;
+        }
+        !is_known
+    }
 }
 
 impl Counter {
@@ -119,13 +158,9 @@ impl Watch {
             tracing::debug!(target: TARGET, %fault, cause, "Redis call failed");
             return;
         }
-        let is_known = trouble.reported.as_ref().is_some_and(|reported| {
-            (reported.0, &reported.1) == (fault, detail)
-                && now.saturating_duration_since(reported.2) < REPORTED_AGAIN
-        });
-        trouble.reported = Some((fault, detail.clone(), now));
+        let is_news = trouble.is_news(failure, is_outage, now);
         drop(trouble);
-        if is_known {
+        if !is_news {
             return;
         }
         let fix = fault.fix();
@@ -137,7 +172,11 @@ impl Watch {
     }
 
     pub(super) fn recovered(&self) {
-        self.trouble.lock().reported = None;
+        // Mistakes that affect one budget may last.
+        self.trouble
+            .lock()
+            .reported
+            .retain(|known| !known.is_outage);
         tracing::info!(target: TARGET, "Redis decides again");
     }
 }
@@ -145,3 +184,52 @@ impl Watch {
 const TARGET: &str = "tollgate::limit";
 /// What is still the same is said again if it had been gone for so long.
 const REPORTED_AGAIN: Duration = Duration::from_secs(60);
+const MOST_REPORTED: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(fault: RedisFault, detail: &str) -> Failure {
+        Failure {
+            detail: Some(detail.into()),
+            ..Failure::new(fault)
+        }
+    }
+
+    #[test]
+    fn alternating_failures_are_reported_once_each() {
+        let (mut trouble, start) = (Trouble::default(), Instant::now());
+        let failures = [
+            failure(RedisFault::Moved, ""),
+            failure(RedisFault::ClusterDown, ""),
+            failure(RedisFault::Forbidden, "+get"),
+            failure(RedisFault::Forbidden, "+set"),
+        ];
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            for failure in &failures {
+                assert_eq!(trouble.is_news(failure, false, now), second == 0);
+            }
+        }
+        let back = start + Duration::from_secs(599) + REPORTED_AGAIN;
+        for failure in &failures {
+            assert!(trouble.is_news(failure, false, back));
+        }
+    }
+
+    #[test]
+    fn reports_are_bounded_whatever_the_details_are() {
+        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        let mut reports = 0;
+        for n in 0..1_000 {
+            for fault in [RedisFault::Forbidden, RedisFault::Unreachable] {
+                let failure = failure(fault, &n.to_string());
+                reports += usize::from(trouble.is_news(&failure, true, now));
+            }
+        }
+        assert_eq!(reports, MOST_REPORTED);
+        assert_eq!(trouble.reported.len(), MOST_REPORTED);
+        assert!(trouble.is_news(&failure(RedisFault::Tls, ""), true, now));
+    }
+}

@@ -37,7 +37,7 @@ impl RedisLimiter {
     /// Returns `Err` if Redis cannot be used for rate limits, and says why: there is no
     /// connection, the TLS handshake failed, the user lacks a right, the server is a replica or
     /// has no memory left. A node of a Redis Cluster is rejected with [`RedisFault::Cluster`], as
-    /// clusters are not supported; it is recognized by `INFO cluster` if the user may call it.
+    /// clusters are not supported; it is recognized by `INFO cluster` if the server answers that.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the connection to be opened.
@@ -61,9 +61,10 @@ impl Inner {
                 return Err(Failure::new(RedisFault::Cluster));
             }
             Ok(_) => {}
-            // Limits do not need this right.
-            Err(failure) if failure.fault == RedisFault::Forbidden => {}
-            Err(failure) => return Err(failure),
+            Err(failure) if is_fatal(failure.fault) => return Err(failure),
+            // Limits do not need `INFO`. Servers may have renamed it, and proxies may not know it.
+            // The connection may have been given up because of the answer.
+            Err(_) => connection = self.link.connection().await?,
         }
         let loads = self.loads.load(Ordering::Acquire);
         self.load(&mut connection, loads).await?;
@@ -76,6 +77,12 @@ impl Inner {
         self.send_once::<Value>(&mut connection, &reset).await?;
         Ok(())
     }
+}
+
+/// Returns whether the server cannot be used, whatever the command was.
+const fn is_fatal(fault: RedisFault) -> bool {
+    use RedisFault::{Cluster, NoRuntime, TimedOut, Tls, Unreachable};
+    matches!(fault, Cluster | NoRuntime | TimedOut | Tls | Unreachable)
 }
 
 /// Error of [`RedisLimiter::warm_up`](crate::limit::RedisLimiter::warm_up): the server cannot be

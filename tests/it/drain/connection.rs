@@ -37,13 +37,18 @@ pub(super) async fn serve(router: Router) -> SocketAddr {
     address
 }
 
+/// A layer whose bounds on time are not reached, however slow the machine is.
+pub(super) fn patient() -> DrainLayer {
+    DrainLayer::new().min_rate(0).timeout(LONG)
+}
+
 async fn drained() -> (SocketAddr, DrainCounters) {
-    let layer = DrainLayer::new();
+    let layer = patient();
     let counters = layer.counters();
     (serve(router().layer(layer)).await, counters)
 }
 
-pub(super) const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 /// Reads until this is in what came, or the connection ends.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
@@ -124,7 +129,27 @@ async fn client_that_expects_continue_is_answered_at_once() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let text = read_until(&mut stream, "an end").await;
     assert!(text.starts_with("HTTP/1.1 401"), "{text}");
+    assert!(text.contains("\r\nconnection: close\r\n"), "{text}");
     assert_eq!(counted(&counters), (0, 0, vec![]));
+}
+
+#[tokio::test]
+async fn upload_over_http_1_0_is_drained() {
+    for (keep_alive, is_kept) in [("connection: keep-alive\r\n", true), ("", false)] {
+        let (address, counters) = drained().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("POST / HTTP/1.0\r\ncontent-length: {UPLOAD}\r\n{keep_alive}\r\n");
+        let message = format!("{head}{}", "x".repeat(UPLOAD));
+        stream.write_all(message.as_bytes()).await.unwrap();
+        if is_kept {
+            let next = "GET /health HTTP/1.0\r\n\r\n";
+            stream.write_all(next.as_bytes()).await.unwrap();
+        }
+        let text = read_until(&mut stream, "an end").await;
+        assert!(text.starts_with("HTTP/1.0 401"), "{text}");
+        assert_eq!(text.ends_with("\r\n\r\nfine"), is_kept, "{text}");
+        assert_eq!(counted(&counters), (1, UPLOAD as u64, vec![]));
+    }
 }
 
 #[tokio::test]

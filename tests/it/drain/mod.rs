@@ -19,6 +19,7 @@ use tollgate::drain::{DrainBody, DrainLayer};
 use tollgate::network::ClientIp;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+use crate::support::Events;
 use script::Step::{self, Data, Fail, Hang, Trailers, Wait};
 use script::{Script, answer, closes, counted, reject, rejecting, timed};
 
@@ -127,17 +128,10 @@ async fn body_in_the_response_is_left_alone() {
 }
 
 #[tokio::test]
-async fn only_http_1_1_messages_are_drained() {
+async fn only_http_1_messages_are_drained() {
     let with = |change: fn(&mut Request<Script>)| {
         let mut request = post(three_frames());
         change(&mut request);
-        request
-    };
-    let expect = |value: &str| {
-        let mut request = post(three_frames());
-        request
-            .headers_mut()
-            .insert("expect", value.parse().unwrap());
         request
     };
     for (name, request, status, is_drained) in [
@@ -151,7 +145,7 @@ async fn only_http_1_1_messages_are_drained() {
             "HTTP/1.0",
             with(|it| *it.version_mut() = Version::HTTP_10),
             401,
-            false,
+            true,
         ),
         (
             "HTTP/1.1",
@@ -184,9 +178,8 @@ async fn only_http_1_1_messages_are_drained() {
             401,
             true,
         ),
-        ("Expect", expect("100-continue"), 401, false),
-        ("Expect in capitals", expect("100-Continue"), 401, false),
         ("another Expect", expect("something-else"), 417, true),
+        ("Expect and upgrade", expect("100-continue"), 101, false),
     ] {
         let layer = DrainLayer::new();
         let response = reject(&layer, request, status).await;
@@ -198,6 +191,53 @@ async fn only_http_1_1_messages_are_drained() {
         );
         assert_eq!(counted(&layer.counters()), expected, "{name}");
     }
+}
+
+/// A request whose client may wait for `100 Continue`.
+fn expect(value: &str) -> Request<Script> {
+    let mut request = post(three_frames());
+    let value = value.parse().unwrap();
+    request.headers_mut().insert("expect", value);
+    request
+}
+
+#[tokio::test]
+async fn response_without_100_continue_closes_the_connection() {
+    for value in ["100-continue", "100-Continue"] {
+        let layer = DrainLayer::new();
+        let response = reject(&layer, expect(value), 401).await;
+        assert!(closes(&response), "{value}");
+        assert_eq!(counted(&layer.counters()), (0, 0, vec![]), "{value}");
+    }
+    let others = DrainLayer::new().statuses(|status| status == 413);
+    assert!(!closes(&reject(&others, expect("100-continue"), 401).await));
+}
+
+#[tokio::test]
+async fn expect_of_http_1_0_is_ignored() {
+    let layer = DrainLayer::new();
+    let mut request = expect("100-continue");
+    *request.version_mut() = Version::HTTP_10;
+    assert!(!closes(&reject(&layer, request, 401).await));
+    assert_eq!(counted(&layer.counters()), (1, 60, vec![]));
+}
+
+#[tokio::test]
+async fn unknown_peer_is_reported_when_a_body_is_drained() {
+    let (events, _guard) = Events::listen();
+    let layer = DrainLayer::new();
+    let read = layer.layer(service_fn(async |request: Request<DrainBody<Script>>| {
+        request.into_body().collect().await.unwrap();
+        Ok::<_, &str>(answer(200))
+    }));
+    read.oneshot(post(three_frames())).await.unwrap();
+    assert_eq!(events.of("WARN"), [] as [String; 0]);
+    for _ in 0..2 {
+        reject(&layer, post(three_frames()), 401).await;
+    }
+    let reports = events.of("WARN");
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].contains("no peer address"), "{reports:?}");
 }
 
 #[tokio::test]

@@ -6,43 +6,39 @@ use std::time::Duration;
 use tollgate::limit::{Quota, Quotas, RedisFault, RedisLimiter};
 
 use super::proxy::{Mode, Proxy};
-use super::server::{Server, free_port};
+use super::server::{Server, port_with_bus};
 use super::{admitted, recovers, take};
 use crate::support::Events;
 
 struct Node {
     server: Server,
-    bus: u16,
     config: PathBuf,
 }
 
 impl Node {
     fn start() -> Self {
-        let bus = free_port();
-        let name = format!("tollgate-nodes-{}-{bus}.conf", std::process::id());
-        let port = bus.to_string();
-        let server = Server::with(&[
-            "--cluster-enabled",
-            "yes",
-            "--cluster-port",
-            &port,
-            "--cluster-require-full-coverage",
-            "no",
-            "--cluster-config-file",
-            &name,
-        ]);
+        let port = port_with_bus();
+        let name = format!("tollgate-nodes-{}-{port}.conf", std::process::id());
+        let server = Server::on(
+            port,
+            &[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-require-full-coverage",
+                "no",
+                "--cluster-config-file",
+                &name,
+            ],
+        );
         let config = std::env::temp_dir().join(name);
-        Self {
-            server,
-            bus,
-            config,
-        }
+        Self { server, config }
     }
 
     fn serves(&self, first: u16, last: u16) {
-        let (first, last) = (first.to_string(), last.to_string());
-        self.server
-            .command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+        let slots: Vec<_> = (first..=last).map(|slot| slot.to_string()).collect();
+        let mut words = vec!["CLUSTER", "ADDSLOTS"];
+        words.extend(slots.iter().map(String::as_str));
+        assert_eq!(self.server.command(&words), "+OK\r\n");
     }
 
     /// Waits until the node serves its slots, and knows of `slots` slots in the whole cluster.
@@ -113,9 +109,9 @@ async fn moved_budgets_do_not_switch_off_the_limit_of_others() {
     let (here, there) = (Node::start(), Node::start());
     here.serves(0, 8_191);
     there.serves(8_192, 16_383);
-    let (port, bus) = (there.server.port.to_string(), there.bus.to_string());
+    let port = there.server.port.to_string();
     here.server
-        .command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        .command(&["CLUSTER", "MEET", "127.0.0.1", &port]);
     here.is_ready(16_384).await;
     limits_hold_for_each_caller(&here, RedisFault::Moved).await;
 }
@@ -131,15 +127,17 @@ async fn slots_not_served_do_not_switch_off_the_limit_of_others() {
 #[tokio::test]
 async fn warm_up_refuses_a_node_of_a_cluster() {
     let node = Node::start();
-    for _ in 0..2 {
+    // With all slots on one node it is a cluster as well.
+    for serves_all in [false, true] {
+        if serves_all {
+            node.serves(0, 16_383);
+        }
         let error = limiter(&node.server).warm_up().await.unwrap_err();
         assert_eq!(error.fault(), RedisFault::Cluster);
         let text = error.to_string();
         for part in ["Redis Cluster", "not part of a cluster"] {
             assert!(text.contains(part), "{text}");
         }
-        // With all slots on one node it is a cluster as well.
-        node.serves(0, 16_383);
     }
     // A database cannot be selected there.
     let url = format!("{}/2", node.server.url());
@@ -190,4 +188,26 @@ async fn answers_about_one_slot_do_not_open_the_breaker() {
             assert_eq!(limiter.status().fallbacks.local_share, 10, "{answer}");
         }
     }
+}
+
+#[tokio::test]
+async fn alternating_answers_are_each_reported_once() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port).await;
+    let limiter = RedisLimiter::new(&proxy.url())
+        .unwrap()
+        .deadline(Duration::from_secs(2));
+    let quotas = Quotas::from(Quota::per_day(1_000));
+    recovers(&limiter, &quotas).await;
+    let (events, _guard) = Events::listen();
+    for request in 0..100 {
+        let answer = match request % 2 {
+            0 => "-MOVED 3999 127.0.0.1:1\r\n",
+            _ => "-CLUSTERDOWN Hash slot not served\r\n",
+        };
+        proxy.turn(Mode::Answers(answer.into()));
+        take(&limiter, "a", &quotas).await.unwrap();
+    }
+    let counts = ["ERROR", "WARN"].map(|level| events.of(level).len());
+    assert_eq!(counts, [1, 1], "{:?}", events.of(""));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tollgate::limit::{Quota, Quotas, RedisFault, RedisLimiter};
 
 use super::proxy::{Mode, Proxy};
-use super::server::{Server, free_port};
+use super::server::{Server, port_with_bus};
 use super::{admitted, eventually, recovers, take};
 use crate::support::Events;
 
@@ -31,7 +31,7 @@ async fn a_server_in_trouble_has_the_policy_decide() {
         ("busy", RedisFault::Busy),
         ("no replicas", RedisFault::MasterDown),
     ] {
-        let server = Server::with(&["--busy-reply-threshold", "20"]);
+        let server = Server::with(&["--lua-time-limit", "20"]);
         let (limiter, quotas) = (limiter(&server.url()), quotas());
         recovers(&limiter, &quotas).await;
         let before = limiter.status().fallbacks.local_share;
@@ -83,15 +83,8 @@ fn endless_script(port: u16) {
 #[tokio::test]
 async fn a_cluster_that_is_down_has_the_policy_decide() {
     let name = format!("tollgate-nodes-{}.conf", std::process::id());
-    let bus = free_port().to_string();
-    let server = Server::with(&[
-        "--cluster-enabled",
-        "yes",
-        "--cluster-port",
-        &bus,
-        "--cluster-config-file",
-        &name,
-    ]);
+    let settings = ["--cluster-enabled", "yes", "--cluster-config-file", &name];
+    let server = Server::on(port_with_bus(), &settings);
     let limiter = limiter(&server.url());
     assert_eq!(admitted(&limiter, "a", &quotas(), 5).await, 5);
     assert_eq!(limiter.status().last_fault, Some(RedisFault::ClusterDown));

@@ -57,6 +57,17 @@ async fn the_documented_rights_are_enough() {
 }
 
 #[tokio::test]
+async fn warm_up_does_not_need_the_info_command() {
+    let server = Server::with(&["--rename-command", "INFO", ""]);
+    let answer = server.command(&["INFO"]);
+    assert!(answer.starts_with("-ERR unknown command"), "{answer}");
+    let limiter = RedisLimiter::new(&server.url()).unwrap();
+    limiter.warm_up().await.unwrap();
+    assert!(server.keys().is_empty());
+    assert_eq!(limiter.status().last_fault, None);
+}
+
+#[tokio::test]
 async fn a_missing_right_is_an_error_that_names_it() {
     let server = Server::start();
     for missing in RIGHTS.into_iter().chain(["+select"]) {

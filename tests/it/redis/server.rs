@@ -150,6 +150,14 @@ pub(super) fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// Returns a free port whose cluster bus, 10000 above, is free as well. Redis 6 has no other bus port.
+pub(super) fn port_with_bus() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut ports = (0..1_000).map(|_| free_port());
+    let port = ports.find(|port| port.checked_add(10_000).is_some_and(is_free));
+    port.expect("one of 1000 free ports has a free bus port")
+}
+
 fn spawn(arguments: &[String]) -> Child {
     let child = Command::new("redis-server")
         .args(arguments)

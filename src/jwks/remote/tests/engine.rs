@@ -1,14 +1,15 @@
 //! When keys are fetched, and what becomes of the answers.
 #![cfg(test)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use http::{Response, StatusCode};
 use tokio::runtime::Builder;
 
+use super::events::Events;
 use super::*;
 use crate::clock::ManualClock;
 use crate::jwks::remote::status::FetchError;
@@ -309,43 +310,12 @@ async fn a_clock_that_is_put_back_has_the_keys_fetched_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_fetch_is_one_event_without_what_was_received() {
-    use tracing_subscriber::layer::SubscriberExt;
-
-    #[derive(Clone, Default)]
-    struct Events(Arc<Mutex<Vec<String>>>);
-    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Events {
-        fn on_event(
-            &self,
-            event: &tracing::Event<'_>,
-            _: tracing_subscriber::layer::Context<'_, S>,
-        ) {
-            struct Text(String);
-            impl tracing::field::Visit for Text {
-                fn record_debug(
-                    &mut self,
-                    field: &tracing::field::Field,
-                    value: &dyn std::fmt::Debug,
-                ) {
-                    self.0.push_str(&format!("{field}={value:?} "));
-                }
-            }
-            let mut text = Text(format!("{} ", event.metadata().target()));
-            event.record(&mut text);
-            self.0.lock().unwrap().push(text.0);
-        }
-    }
-    let events = Events::default();
-    let subscriber = tracing_subscriber::registry().with(events.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (events, _guard) = Events::listen();
     let server = Server::new(|_| Response::new("CANARY".to_owned()));
     let settings = RemoteKeys::at("https://id.example.com/keys?token=CANARY");
     let remote = build(settings.client(server).clock(Ticking::new()));
     assert!(remote.warm_up().await.is_err());
-    let seen = events.0.lock().unwrap().clone();
-    let seen: Vec<_> = seen
-        .iter()
-        .filter(|event| event.starts_with("tollgate::jwks"))
-        .collect();
+    let seen = events.of("tollgate::jwks");
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(seen[0].contains("the answer is not a key set"), "{seen:?}");
     assert!(seen[0].contains("failures=1"), "{seen:?}");

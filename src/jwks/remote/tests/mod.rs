@@ -5,6 +5,7 @@
 mod answers;
 mod discovering;
 mod engine;
+mod events;
 mod hostile;
 
 use std::convert::Infallible;
