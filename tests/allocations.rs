@@ -90,7 +90,7 @@ async fn a_good_key_allocates_no_more_than_five_times() {
     }
 }
 
-/// What a service allocates for the second of two equal requests, whatever it answers.
+/// Counts the allocations of a service for the third of three equal requests.
 fn allocations_of_second<S, B>(service: &S, request: &Request<()>, status: u16) -> u64
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,

@@ -1,4 +1,4 @@
-//! What a [`Tollgate`] does that nested layers do not; all else is tested with both forms.
+//! Behaviour that a [`Tollgate`] has and nested layers do not; all else is tested with both forms.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
