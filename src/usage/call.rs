@@ -13,13 +13,12 @@ use crate::audit::{Deed, UnderWay};
 use crate::body::{Body, Witness};
 use crate::gate::Leave;
 use crate::grpc::GRPC_STATUS;
-use crate::identity::Identity;
 use crate::rejection::Rejection;
 use crate::render::is_answered_by;
 use crate::usage::layer::UsageLayer;
 use crate::usage::record::{End, Record, RecordId, Route};
 use crate::usage::slot::UsageSlot;
-use crate::usage::total::Counted;
+use crate::usage::tally::{Answered, Tally};
 use crate::usage::web::WebFrames;
 
 /// The state of a request that is counted, until its response; `None` if it is counted elsewhere.
@@ -34,18 +33,32 @@ impl<B: http_body::Body> Leave<B> for UsageLayer {
         response: &mut Response<Body<B>>,
     ) {
         let Some(slot) = visit.0.take() else { return };
-        let mut call = Call::new(slot, rejection, response);
+        let asked = slot.asked();
+        let grpc_status = asked.is_grpc.then(|| grpc_status(response.headers()));
+        let grpc_status = grpc_status.flatten();
+        let refusal = refusal(rejection, response, grpc_status);
         let body = response.body();
-        let has_content = has_content(&call.slot.asked().method, call.status);
-        if has_content {
-            let exact = || http_body::Body::size_hint(body).exact();
-            call.length = length(response.headers()).or_else(exact);
-        }
+        let has_content = has_content(&asked.method, response.status());
         let ends_here = !has_content || http_body::Body::is_end_stream(body);
-        // Only records have the time until the headers.
-        if ends_here || call.length == Some(0) || call.slot.shared().has_readers {
-            call.to_headers = call.slot.elapsed();
+        let length = has_content
+            .then(|| {
+                let exact = || http_body::Body::size_hint(body).exact();
+                length(response.headers()).or_else(exact)
+            })
+            .flatten();
+        if !slot.shared().has_readers {
+            let refusal = refusal.map(Rejection::reason);
+            // The trailers of a call may be yet to come.
+            let length = length.filter(|length| *length > 0 && !asked.is_grpc);
+            let tally = Tally::new(slot, refusal, length);
+            if !ends_here {
+                response.body_mut().watch(tally);
+            }
+            return;
         }
+        let refusal = refusal.cloned();
+        let mut call = Call::new(slot, grpc_status, refusal, response);
+        call.length = length;
         if ends_here {
             call.reached = Some(call.to_headers);
             call.ended();
@@ -99,21 +112,20 @@ struct Call {
 }
 
 impl Call {
-    fn new<B>(slot: UsageSlot, rejection: Option<&Rejection>, response: &Response<B>) -> Self {
-        let fields = response.headers();
-        let has_readers = slot.shared().has_readers;
+    fn new<B>(
+        slot: UsageSlot,
+        grpc_status: Option<u32>,
+        refusal: Option<Rejection>,
+        response: &Response<B>,
+    ) -> Self {
         let is_grpc = slot.asked().is_grpc;
-        let grpc_status = is_grpc.then(|| grpc_status(fields)).flatten();
         Self {
-            to_headers: Duration::ZERO,
+            to_headers: slot.elapsed(),
             slot,
             status: response.status(),
             grpc_status,
-            frames: is_grpc.then(|| WebFrames::of(fields)).flatten(),
-            refusal: refusal(rejection, response, grpc_status).map(|rejection| match has_readers {
-                true => rejection.clone(),
-                false => Rejection::new(rejection.reason(), rejection.cause()),
-            }),
+            frames: is_grpc.then(|| WebFrames::of(response.headers())).flatten(),
+            refusal,
             under_way: None,
             bytes_out: 0,
             length: None,
@@ -220,15 +232,13 @@ fn count(slot: &UsageSlot, outcome: Outcome) {
     let bytes_in = slot.bytes_in().unwrap_or(declared);
     let at = shared.at(asked.started.saturating_add(outcome.to_end));
     if !shared.has_readers {
-        let request = Counted {
-            principal: noted.caller.as_ref().map(Identity::principal),
+        let answered = Answered {
             refusal: outcome.rejection.as_ref().map(Rejection::reason),
-            bytes_in,
+            was_asked_for,
             bytes_out: outcome.bytes_out,
-            units: noted.units.as_deref(),
-            at,
+            to_end: outcome.to_end,
         };
-        return shared.count(&request, slot.address());
+        return answered.count(slot, &noted);
     }
     let record = Record {
         id: RecordId::default(),

@@ -104,6 +104,7 @@ mod routes;
 pub(crate) mod sink;
 mod slot;
 mod table;
+mod tally;
 mod total;
 mod uploads;
 mod web;
