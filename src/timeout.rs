@@ -66,6 +66,8 @@ impl Timer {
 }
 
 async fn before<T>(end: impl Future<Output = ()>, answer: impl Future<Output = T>) -> Option<T> {
+    // The answer may use up the task's budget at each poll, which must not stop the time.
+    let end = tokio::task::unconstrained(end);
     match select(pin!(answer), pin!(end)).await {
         Either::Left((answer, _)) => Some(answer),
         Either::Right(_) => None,

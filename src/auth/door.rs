@@ -290,6 +290,7 @@ impl<A: Authenticate> AuthLayer<A> {
         {
             door.report_cross_site(parts);
             let forged = Rejection::new(Reason::Forbidden, Cause::CrossSite);
+            let forged = check_failures(parts).err().unwrap_or(forged);
             return refuse(forged, anonymous.request_id);
         }
         let (scheme, now) = (credential.scheme(), door.now(call.known, parts));

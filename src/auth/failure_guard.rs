@@ -78,6 +78,8 @@ impl FailureLimit {
     fn serve_queue(self: &Arc<Self>, network: IpNet) {
         // The clock may be a user's, and a permit may be dropped in a panic.
         let Ok(now) = caught(|| self.clock.now()) else {
+            // Those who wait see that nobody serves them.
+            drop(self.verifying.next(network, || Err(Duration::ZERO)));
             return;
         };
         let next = self
@@ -85,9 +87,16 @@ impl FailureLimit {
             .next(network, || self.failures.allowance(network, now));
         // A request that was given up meanwhile drops its permit, which serves the queue again.
         match next {
-            Next::Start(senders) => senders.into_iter().for_each(|sender| {
-                drop(sender.send(Ok(self.permit(network))));
-            }),
+            Next::Start(senders) => {
+                let starting = senders
+                    .into_iter()
+                    .map(|sender| (sender, self.permit(network)));
+                // Each has its permit before the first one is woken.
+                let starting: Vec<_> = starting.collect();
+                for (sender, permit) in starting {
+                    drop(sender.send(Ok(permit)));
+                }
+            }
             Next::Refuse(senders, wait) => senders.into_iter().for_each(|sender| {
                 drop(sender.send(Err(over_budget(wait))));
             }),
@@ -108,6 +117,10 @@ impl FailureLimit {
                 None => {}
             }
         }
+    }
+
+    fn knows(&self, hash: u64) -> bool {
+        self.good.get(&hash).is_some()
     }
 
     fn busy(&self) -> Rejection {
@@ -156,13 +169,21 @@ pub(crate) struct FailureGuard {
 }
 
 impl FailureGuard {
+    /// Adds a budget to those of the layers outside. A layer that is applied twice has one.
     pub(super) fn new(limit: Arc<FailureLimit>, network: IpNet, outer: Option<Self>) -> Self {
-        let outer = outer.map(Box::new);
-        Self {
-            limit,
-            network,
-            outer,
+        match outer {
+            Some(outer) if outer.has(&limit, network) => outer,
+            outer => Self {
+                limit,
+                network,
+                outer: outer.map(Box::new),
+            },
         }
+    }
+
+    fn has(&self, limit: &Arc<FailureLimit>, network: IpNet) -> bool {
+        self.budgets()
+            .any(|guard| Arc::ptr_eq(&guard.limit, limit) && guard.network == network)
     }
 
     fn budgets(&self) -> impl Iterator<Item = &Self> {
@@ -217,19 +238,20 @@ impl FailureGuard {
             let started = async {
                 loop {
                     budgets.iter_mut().for_each(|budget| budget.permit = None);
-                    let budget = &mut budgets[at];
-                    budget.permit = Some(budget.limit.wait(budget.network).await?);
+                    budgets[at].wait().await?;
                     match start_all(&mut budgets)? {
                         None => return Ok(()),
                         Some(busy) => at = busy,
                     }
                 }
             };
-            match limit.timer.within(max_wait, started).await {
-                Some(Ok(())) => Ok(Verification::Several(budgets)),
-                Some(Err(rejection)) => Err(rejection),
-                None => Err(limit.busy()),
+            let started = limit.timer.within(max_wait, started).await;
+            let started = started.unwrap_or_else(|| Err(limit.busy()));
+            // The same credential may have been found good by another request meanwhile.
+            if started.is_err() && !budgets.iter_mut().all(Budget::is_ready) {
+                return started.map(|()| Verification::Several(budgets));
             }
+            Ok(Verification::Several(budgets))
         })
     }
 }
@@ -286,7 +308,7 @@ impl Budget {
             limit: Arc::clone(limit),
             network: *network,
             hash,
-            is_known: limit.good.get(&hash).is_some(),
+            is_known: limit.knows(hash),
             permit: None,
         }
     }
@@ -299,6 +321,22 @@ impl Budget {
         Ok(self.is_known || self.permit.is_some())
     }
 
+    /// Waits for a place, unless the credential turns out to be good meanwhile.
+    async fn wait(&mut self) -> Result<(), Rejection> {
+        let granted = self.limit.wait(self.network).await;
+        self.is_known = self.limit.knows(self.hash);
+        if !self.is_known {
+            self.permit = Some(granted?);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the verification needs no place any more, or has one.
+    fn is_ready(&mut self) -> bool {
+        self.is_known = self.is_known || self.limit.knows(self.hash);
+        self.is_known || self.permit.is_some()
+    }
+
     fn end(self, verdict: &Result<Identity, Rejection>) {
         match verdict {
             Ok(_) if self.is_known => {}
@@ -308,8 +346,9 @@ impl Budget {
                 if rejection.reason().status() == StatusCode::UNAUTHORIZED {
                     self.limit.good.remove(&self.hash);
                 }
-                if rejection.cause().is_failed_proof() {
-                    // Before the place becomes free.
+                // One that was good before is forgotten, and charged the next time. A charge comes
+                // before the place becomes free.
+                if rejection.cause().is_failed_proof() && !self.is_known {
                     self.limit.charge(self.network);
                 }
             }

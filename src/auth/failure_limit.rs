@@ -11,7 +11,8 @@
 //!   `verifier_unavailable`. At most 1,024 requests of a network wait.
 //! - **Over its budget**, a credential passes if it was good before. The layer remembers keyed hashes of
 //!   the last 65,536 good credentials. They are verified as always. Any other request that an
-//!   `AuthLayer` inside would look at is rejected with 429 `too_many_failures`, CORS preflights aside.
+//!   `AuthLayer` inside would look at is rejected with 429 `too_many_failures`, but for CORS preflights
+//!   that [`AuthLayer::allow_preflight`](crate::AuthLayer::allow_preflight) lets pass.
 //!
 //! Credentials that people can guess, such as short legacy keys, need another limit beside this one: a
 //! guess that hits a remembered credential is verified even over the budget.
@@ -257,7 +258,8 @@ impl Policy for AuthFailureLimitLayer {
         {
             tracing::error!(
                 target: "tollgate::auth",
-                "AuthFailureLimitLayer limits nothing inside of AuthLayer; put it outside"
+                "AuthFailureLimitLayer does not limit the AuthLayer outside of it; put it outside of \
+                 each AuthLayer"
             );
         }
         self.clients.share(parts);

@@ -133,7 +133,8 @@ impl HttpsOnlyLayer {
         self.set(|rule| rule.assumed = Some(transport))
     }
 
-    /// Lets clients on this machine come in clear.
+    /// Lets clients on this machine come in cleartext. The peer must be on this machine, too, and if the
+    /// request says that it came through a proxy, that proxy must be trusted.
     #[must_use]
     pub fn allow_loopback(self) -> Self {
         self.set(|rule| rule.allow_loopback = true)

@@ -35,7 +35,8 @@ use crate::scope::ScopeSet;
 /// several rules that fit a path the most specific holds, as in axum: a literal segment
 /// before a parameter or the rest, which cannot both stand at the same place. A path that
 /// has rules for other methods only is rejected. `HEAD` is `GET`, unless it has a rule of
-/// its own. So is a `CONNECT` with a path over HTTP/2, which opens a WebSocket (RFC 8441).
+/// its own. So is a `CONNECT` with a path over HTTP/2, which opens a WebSocket (RFC 8441). Servers that
+/// offer other protocols by such a `CONNECT` (WebTransport, RFC 9298) need rules for that method.
 ///
 /// Characters of a path that are not ASCII may be written as they are: `/café` is the same as
 /// `/caf%C3%A9`, which is what clients send and what the route of an axum router must be.

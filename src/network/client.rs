@@ -27,7 +27,8 @@ pub(crate) struct Client {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Proxy {
     pub(super) fields: ProxyFields,
-    /// The number of trusted proxies between the peer and the client. `None` if that is unknown.
+    /// The number of trusted proxies between the peer and the client. `None` if the proxies do not name
+    /// a client that is not a proxy itself.
     pub(super) hops: Option<usize>,
     pub(super) said: Option<Said>,
 }
@@ -63,18 +64,26 @@ impl Client {
             Some(Said::Tls) => Some(Transport::Tls),
             Some(Said::Plain | Said::PerhapsPlain) => Some(Transport::Plain),
             Some(Said::Unreadable) => None,
-            None => connection(request),
+            // Encryption between a silent proxy and the server says nothing about the client.
+            None => {
+                let known = connection(request);
+                known.filter(|known| self.proxy.is_none() || *known == Transport::Plain)
+            }
         }
     }
 
     /// Returns whether a trusted party has explicitly said that the request came in cleartext.
     /// Irreversible actions need this.
     ///
-    /// Behind a proxy the application can only know about the connection to the proxy.
+    /// Behind a proxy the application can only know about the connection to the proxy. A request that
+    /// says it came through one may have come through a proxy that is not configured.
     pub(crate) fn is_explicitly_plain(&self, request: &Parts) -> bool {
         match self.proxy {
             Some(proxy) => proxy.said == Some(Said::Plain),
-            None => request.extensions.get() == Some(&Transport::Plain),
+            None => {
+                request.extensions.get() == Some(&Transport::Plain)
+                    && !ProxyFields::any_in(&request.headers)
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
-use http::header::FORWARDED;
+use http::header::{FORWARDED, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -64,6 +64,19 @@ impl ProxyFields {
 
     pub(super) fn are_in(self, headers: &HeaderMap) -> bool {
         headers.contains_key(self.name())
+    }
+
+    /// Returns whether a request says that it came through a proxy (RFC 7239, RFC 9110 §7.6.3).
+    pub(super) fn any_in(headers: &HeaderMap) -> bool {
+        [
+            FORWARDED,
+            VIA,
+            X_FORWARDED_FOR,
+            X_FORWARDED_PROTO,
+            X_FORWARDED_HOST,
+        ]
+        .iter()
+        .any(|name| headers.contains_key(name))
     }
 
     /// The field that carries the addresses.

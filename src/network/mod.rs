@@ -255,7 +255,7 @@ impl ClientIp {
             (fields, walked)
         });
         let client = match &proxy {
-            Some((_, walked)) => walked.map(|(client, _)| client),
+            Some((_, (client, _))) => *client,
             None => peer,
         };
         let address = client.or(peer).map(unwrap_nat64);
@@ -263,33 +263,38 @@ impl ClientIp {
             address,
             network: address.map(|address| self.network(address)),
             is_certain: client.is_some(),
-            is_loopback: [client, peer]
-                .iter()
-                .all(|each| each.is_some_and(|ip| ip.is_loopback())),
+            is_loopback: (proxy.is_some() || !ProxyFields::any_in(&request.headers))
+                && [client, peer]
+                    .iter()
+                    .all(|each| each.is_some_and(|ip| ip.is_loopback())),
             peer,
-            proxy: proxy.map(|(fields, walked)| {
-                let hops = walked.map(|(_, hops)| hops);
+            proxy: proxy.map(|(fields, (_, hops))| {
                 let said = statement(&fields.protocols(&request.headers), hops);
                 Proxy { fields, hops, said }
             }),
         }
     }
 
-    /// Walks from the peer to the client. Returns the client, and the number of trusted proxies between
-    /// the peer and the client, or `None` if an entry on the way is not an address.
+    /// Walks from the peer to the client. Returns the client, or `None` if an entry on the way is not an
+    /// address; and the number of trusted proxies between the peer and the client, or `None` if the
+    /// walk did not end at an address that is not trusted.
     fn walk(
         &self,
         peer: IpAddr,
         fields: ProxyFields,
         headers: &HeaderMap,
-    ) -> Option<(IpAddr, usize)> {
-        let (mut walked, mut hops) = (Some(peer), None);
+    ) -> (Option<IpAddr>, Option<usize>) {
+        let (mut client, mut visited, mut hops) = (Some(peer), 0, None);
         fields.visit_addresses(headers, |entry| {
-            hops = Some(hops.map_or(0, |hops: usize| hops + 1));
-            walked = entry.map(|entry| entry.to_canonical());
-            walked.is_some_and(|client| self.is_trusted(client))
+            client = entry.map(|entry| entry.to_canonical());
+            let goes_on = client.is_some_and(|client| self.is_trusted(client));
+            if client.is_some() && !goes_on {
+                hops = Some(visited);
+            }
+            visited += 1;
+            goes_on
         });
-        walked.map(|client| (client, hops.unwrap_or(0)))
+        (client, hops)
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {
@@ -663,9 +668,10 @@ mod tests {
     fn transport_is_what_the_trusted_proxy_says() {
         let client_ip = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
         let resolve = |peer: &str, value: &str, inserted: Option<Transport>| {
+            let client = ("x-forwarded-for", &b"203.0.113.7"[..]);
             let fields: &[(&'static str, &[u8])] = match value {
-                "" => &[],
-                value => &[("x-forwarded-proto", value.as_bytes())],
+                "" => &[client],
+                value => &[client, ("x-forwarded-proto", value.as_bytes())],
             };
             let mut request = request(peer, fields);
             if let Some(inserted) = inserted {
@@ -710,7 +716,13 @@ mod tests {
             (plain, false),
             "the proxy said nothing"
         );
-        assert_eq!(resolve("9.9.9.9", "https", plain), (plain, true));
+        assert_eq!(
+            resolve("10.0.0.1", "", tls),
+            (None, false),
+            "the proxy said nothing"
+        );
+        // It looks like a proxy that is not configured.
+        assert_eq!(resolve("9.9.9.9", "https", plain), (plain, false));
         assert_eq!(resolve("9.9.9.9", "http", tls), (tls, false));
     }
 
@@ -731,6 +743,10 @@ mod tests {
             ("203.0.113.7, 10.0.0.2", "http, https, http", None, false),
             ("203.0.113.7, 10.0.0.2", "garbage, https", None, false),
             ("203.0.113.7, garbage", "http", plain, false),
+            // No client that is not a proxy: about the connection of an inner proxy, perhaps.
+            ("10.0.0.2", "http", plain, false),
+            ("", "http", plain, false),
+            ("", "https", tls, false),
             ("203.0.113.7, garbage", "https, http", plain, false),
         ] {
             let fields: &[(&'static str, &[u8])] = &[
@@ -783,10 +799,16 @@ mod tests {
             (&remote, "10.0.0.1", "127.0.0.1", false),
             (&remote, "10.0.0.1", "127.0.0.1, 10.0.0.2", false),
             (&local, "127.0.0.1", "127.0.0.1", true),
+            // A proxy on this machine that is not configured.
+            (&remote, "127.0.0.1", "203.0.113.7", false),
+            (&remote, "127.0.0.1", "127.0.0.1", false),
             (&local, "127.0.0.1", "203.0.113.7", false),
             (&local, "127.0.0.1", "203.0.113.7, garbage", false),
         ] {
-            let fields: &[(&'static str, &[u8])] = &[("x-forwarded-for", addresses.as_bytes())];
+            let fields: &[(&'static str, &[u8])] = match addresses {
+                "" => &[],
+                addresses => &[("x-forwarded-for", addresses.as_bytes())],
+            };
             let client = client_ip.resolve(&request(peer, fields));
             assert_eq!(client.is_loopback, is_loopback, "{peer} {addresses}");
         }

@@ -674,5 +674,65 @@ async fn limit_inside_of_the_auth_layer_is_reported() {
     }
     let errors = events.of("ERROR");
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(errors[0].contains("put it outside"), "{errors:?}");
+    assert!(errors[0].contains("put it outside of each"), "{errors:?}");
+}
+
+/// A credential is charged once, and gets its turn, if the same limit is applied twice.
+#[tokio::test(start_paused = true)]
+async fn limit_that_is_applied_twice_counts_once() {
+    let store = Scripted::new(Script::Later);
+    let limit = AuthFailureLimitLayer::failures_per_minute(6)
+        .burst(2)
+        .clock(clock());
+    let keys = keys_over(store.clone());
+    let good = issue(&keys, NewKey::for_owner("alice")).await;
+    let service = ServiceBuilder::new()
+        .layer(limit.clone())
+        .layer(limit)
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    assert_eq!(
+        send(&service, from("192.0.2.7", &guess().await))
+            .await
+            .status,
+        401
+    );
+    assert_eq!(send(&service, from("192.0.2.7", &good)).await.status, 200);
+    assert_eq!(
+        send(&service, from("192.0.2.7", &guess().await))
+            .await
+            .status,
+        401
+    );
+    assert_eq!(
+        send(&service, from("192.0.2.7", &guess().await))
+            .await
+            .status,
+        429
+    );
+}
+
+/// Requests of one client at once, beside a guess that spends the budget.
+#[tokio::test]
+async fn credential_that_is_found_good_while_it_waits_passes() {
+    let store = Scripted::new(Script::Later);
+    let keys = keys_over(store.clone());
+    let alice = issue(&keys, NewKey::for_owner("alice")).await;
+    store.become_slow(5);
+    let limit = AuthFailureLimitLayer::failures_per_minute(6)
+        .burst(1)
+        .clock(clock());
+    let service = ServiceBuilder::new()
+        .layer(limit.max_wait(Duration::from_secs(60)))
+        .layer(AuthLayer::new(keys))
+        .service(who());
+    let guess = guess().await;
+    let requests =
+        [&alice, &guess, &alice, &alice].map(|key| send(&service, from("192.0.2.7", key)));
+    let answers = futures_util::future::join_all(requests).await;
+    let statuses: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.status.as_u16())
+        .collect();
+    assert_eq!(statuses, [200, 401, 200, 200]);
 }

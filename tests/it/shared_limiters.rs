@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use http::Request;
 use tollgate::Identity;
-use tollgate::limit::{KeyBy, LimitKey, Limiter, MemoryLimiter, Quota, Quotas, RateLimitLayer};
+#[cfg(feature = "redis")]
+use tollgate::limit::Limiter;
+use tollgate::limit::{KeyBy, LimitKey, MemoryLimiter, Quota, Quotas, RateLimitLayer};
 use tower::Layer;
 
 use crate::support::{clock, get, send, who};

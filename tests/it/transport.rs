@@ -268,12 +268,13 @@ async fn exposed_key_is_revoked_only_on_explicit_cleartext() {
         ("192.0.2.1", Some("http"), None, 403, false),
         ("192.0.2.1", None, None, 403, false),
         ("192.0.2.1", None, Some(Transport::Plain), 403, true),
+        // Perhaps a proxy that is not configured.
         (
             "192.0.2.1",
             Some("https"),
             Some(Transport::Plain),
             403,
-            true,
+            false,
         ),
         ("192.0.2.1", Some("http"), Some(Transport::Tls), 200, false),
     ];
@@ -284,8 +285,9 @@ async fn exposed_key_is_revoked_only_on_explicit_cleartext() {
         let service = layer.client_ip(trusting.clone()).layer(who());
         let mut request = with_peer(with("x-api-key", issued.key.expose()), peer);
         if let Some(proto) = proto {
-            let proto = proto.parse().unwrap();
-            request.headers_mut().insert("x-forwarded-proto", proto);
+            let headers = request.headers_mut();
+            headers.insert("x-forwarded-proto", proto.parse().unwrap());
+            headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
         }
         if let Some(inserted) = inserted {
             request.extensions_mut().insert(inserted);
