@@ -447,6 +447,7 @@ impl<O, P> StackBuilder<O, P> {
         self.foreign(MapResponseLayer::new(map))
     }
 
+    #[cfg(feature = "tonic")]
     pub(crate) fn into_inner(self) -> Self {
         self
     }
