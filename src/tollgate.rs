@@ -78,8 +78,8 @@ impl<P: Policies> Tollgate<P> {
         const {
             assert!(
                 P::ORDER.is_valid(),
-                "Tollgate::new: an AuthLayer is inside of a RequireLayer, which would reject every \
-                 request with 500; put the AuthLayer before the RequireLayer"
+                "Tollgate::new: an AuthLayer is inside of a RequireLayer, which needs to know the caller; \
+                 put the AuthLayer before the RequireLayer, or use a Tollgate for each"
             );
         }
         Self {

@@ -298,6 +298,8 @@ where
                     stay.known.time_goes_on();
                     match stay.enter(&mut waiting.parts, Some(cx)) {
                         Poll::Pending => {
+                            // A policy may have shared a time since the last wait.
+                            stay.policies.time_goes_on(&stay.visits);
                             *held = Some(waiting);
                             return Poll::Pending;
                         }
@@ -307,9 +309,9 @@ where
                                 parts,
                                 body,
                             } = *waiting;
-                            let visits = Unwinding(stay);
-                            let future = visits.0.call(&mut inner, parts, body);
-                            mem::forget(visits);
+                            let guard = Unwinding(stay);
+                            let future = guard.0.call(&mut inner, parts, body);
+                            mem::forget(guard);
                             State::Calling { future }
                         }
                         Poll::Ready(Err(rejection)) => State::Refused {
@@ -318,9 +320,9 @@ where
                     }
                 }
                 StateProj::Calling { future } => {
-                    let visits = Unwinding(stay);
+                    let guard = Unwinding(stay);
                     let polled = future.poll(cx);
-                    mem::forget(visits);
+                    mem::forget(guard);
                     let Poll::Ready(result) = polled else {
                         return Poll::Pending;
                     };

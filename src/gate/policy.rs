@@ -1,5 +1,6 @@
 //! [`Policy`]: one part of a stack, as the layers of this crate implement it.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use http::Response;
@@ -25,7 +26,8 @@ pub trait Policy: Clone + 'static {
     /// The state that is kept for a request from its admission to its response.
     ///
     /// It is dropped if there is no response: the request was cancelled or, if that is while a
-    /// panic unwinds, the inner service has panicked.
+    /// panic unwinds, the inner service has panicked. After an error of the inner service it goes to
+    /// [`failed`](Self::failed).
     type Visit: 'static;
 
     /// Called for each service that the layer makes.
@@ -76,10 +78,18 @@ pub trait Leave<B>: Policy {
 }
 
 /// A request on its way through a stack.
-#[derive(Debug)]
 pub struct Call<'a> {
     pub(crate) parts: &'a mut Parts,
     pub(crate) known: &'a mut Known,
+}
+
+/// Without the request: it may have a credential in it.
+impl fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("known", &self.known)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The part of a policy in identifying the caller, which decides where it can be in a stack.

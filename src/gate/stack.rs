@@ -12,8 +12,8 @@ use crate::pending::Pending;
 use crate::rejection::Rejection;
 use crate::render::Voice;
 
-/// One policy or several: a layer of this crate, an `Option` of one, or a tuple of up to eight of
-/// these. The first one is the outermost.
+/// One policy or several: a layer of this crate, a tuple of up to eight of these, an `Option` of either,
+/// or `()`. The first one is the outermost.
 ///
 /// This trait is sealed.
 pub trait Policies: 'static {
@@ -74,9 +74,11 @@ pub enum Visit<P: Policy> {
     /// It has not come to it, or has left it.
     #[default]
     Outside,
-    /// The policy decides, or has rejected the request.
+    /// The policy decides, or has rejected the request, or has panicked.
     Deciding,
+    /// The policy decides later.
     Waiting(Pending<Result<P::Pass, Rejection>>),
+    /// The policy has admitted the request, and keeps this about it.
     Inside(P::Visit),
 }
 
@@ -376,7 +378,9 @@ impl Order {
         Self {
             authenticates: self.authenticates || inner.authenticates,
             needs_caller: self.needs_caller || (inner.needs_caller && !self.authenticates),
-            is_wrong: self.is_wrong || inner.is_wrong || (self.needs_caller && inner.authenticates),
+            is_wrong: self.is_wrong
+                || (inner.is_wrong && !self.authenticates)
+                || (self.needs_caller && inner.authenticates),
         }
     }
 

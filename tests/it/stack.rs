@@ -118,3 +118,12 @@ async fn stacks_nest_like_layers() {
     let refusals: Vec<_> = total.refusals().collect();
     assert_eq!(refusals, [(Reason::RateLimited, 1)]);
 }
+
+#[test]
+fn authentication_around_a_nested_tuple_is_a_valid_order() {
+    let auth = || AuthLayer::new(crate::support::keys_over(tollgate::keys::MemoryKeys::new()));
+    let require = || RequireLayer::new(tollgate::authorize::authenticated());
+    let flat = Tollgate::new((auth(), require(), auth()));
+    let nested = Tollgate::new((auth(), (require(), auth())));
+    assert!(!format!("{flat:?} {nested:?}").is_empty());
+}
