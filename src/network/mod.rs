@@ -277,7 +277,7 @@ impl ClientIp {
 
     /// Walks from the peer to the client. Returns the client, or `None` if an entry on the way is not an
     /// address; and the number of trusted proxies between the peer and the client, or `None` if the
-    /// walk did not end at an address that is not trusted.
+    /// walk ended at an address that is trusted, too, or at none.
     fn walk(
         &self,
         peer: IpAddr,
@@ -294,6 +294,8 @@ impl ClientIp {
             visited += 1;
             goes_on
         });
+        // A proxy that names no client speaks of its own connection.
+        let hops = if visited == 0 { Some(0) } else { hops };
         (client, hops)
     }
 
@@ -745,7 +747,8 @@ mod tests {
             ("203.0.113.7, garbage", "http", plain, false),
             // No client that is not a proxy: about the connection of an inner proxy, perhaps.
             ("10.0.0.2", "http", plain, false),
-            ("", "http", plain, false),
+            // A proxy that names no client speaks of its own connection.
+            ("", "http", plain, true),
             ("", "https", tls, false),
             ("203.0.113.7, garbage", "https, http", plain, false),
         ] {

@@ -214,6 +214,23 @@ async fn guessing_in_clear_ends_nobodys_key_and_is_budgeted_by_network() {
     assert!(burnt(&keys, issued.record.id).await);
 }
 
+/// A proxy that writes `X-Forwarded-Proto` only speaks of the connection that it accepted.
+#[tokio::test]
+async fn proxy_that_names_no_client_says_how_it_was_reached() {
+    for (proto, status, revoked) in [("wss", 200, false), ("ws", 403, true), ("http", 403, true)] {
+        let keys = keys_over(MemoryKeys::new());
+        let issued = keys.issue(NewKey::for_owner("alice")).await.unwrap();
+        let layer = HttpsOnlyLayer::new().burn(keys.clone(), 5).clock(clock());
+        let proxies = ClientIp::new().trusted_proxies(["10.0.0.0/8"]);
+        let service = layer.client_ip(proxies).layer(who());
+        let mut request = with_peer(with("x-api-key", issued.key.expose()), "10.0.0.1");
+        let headers = request.headers_mut();
+        headers.insert("x-forwarded-proto", proto.parse().unwrap());
+        assert_eq!(send(&service, request).await.status, status, "{proto}");
+        assert_eq!(burnt(&keys, issued.record.id).await, revoked, "{proto}");
+    }
+}
+
 /// The proxy next to the server may be reached in cleartext by another proxy.
 #[tokio::test]
 async fn cleartext_between_two_proxies_revokes_nothing() {
